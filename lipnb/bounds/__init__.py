@@ -1,0 +1,1 @@
+"""Part III: how large is the Lipschitz constant? Bounds and exact values."""

@@ -1,0 +1,1 @@
+"""Part II: constraints on weights, as torch parametrizations."""

@@ -1,0 +1,1 @@
+"""Part I: exact values of the quantities that the theory speaks of."""

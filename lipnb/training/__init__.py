@@ -1,0 +1,1 @@
+"""Part V: training loops of the reproductions."""
