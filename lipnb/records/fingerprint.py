@@ -1,0 +1,155 @@
+"""Which code, lock file and data a result was made from, and what changed since."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from lipnb.records.digest import file_digest
+
+__all__ = ["repository_root", "snapshot", "stale_files"]
+
+_LOCK = "requirements.txt"
+_UNKNOWN = "unknown"
+_PACKAGE_PARENT = Path(__file__).resolve().parents[2]
+
+
+def repository_root() -> Path:
+    """Return the folder of the book: the one that holds `pyproject.toml` and `lipnb/`.
+
+    Returns
+    -------
+    Path
+        The folder above this package if it is a checkout, else the nearest such folder above the
+        working directory, else the working directory itself.
+
+    Examples
+    --------
+    >>> repository_root().is_absolute()
+    True
+    """
+    here = Path.cwd()
+    for folder in (_PACKAGE_PARENT, here, *here.parents):
+        if (folder / "pyproject.toml").is_file() and (folder / "lipnb").is_dir():
+            return folder
+    return here
+
+
+def snapshot(code: Sequence[Path | str | ModuleType], root: Path | None = None) -> dict[str, Any]:
+    """Note commit, code, lock file and time; call it before a long run.
+
+    A file edited while the run computes is then not mistaken for the one that was loaded.
+
+    Parameters
+    ----------
+    code : sequence of Path, str or module
+        What the run uses; a package stands for all its files, a chapter is given by its `.md`.
+    root : Path, optional
+        The repository.
+
+    Returns
+    -------
+    dict
+        `source`, `lock`, `code` and `started`, for `make_record(code=...)`.
+
+    Examples
+    --------
+    >>> import lipnb.records
+    >>> sorted(snapshot([lipnb.records]))
+    ['code', 'lock', 'source', 'started']
+    """
+    root = root or repository_root()
+    lock = root / _LOCK
+    return {
+        "source": _source_state(root),
+        "lock": {"name": _LOCK, "sha256": file_digest(lock) if lock.is_file() else _UNKNOWN},
+        "code": _code_files(code, root),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str]:
+    """List the code files, lock file and data file that changed since a record was made.
+
+    Parameters
+    ----------
+    record : mapping
+        With the `code`, `lock` and `data` of a record.
+    root : Path, optional
+        The repository.
+
+    Returns
+    -------
+    list of str
+        Changed or missing code files, the lock file if its pins changed, the data file if it did.
+        Empty when nothing changed. Generated data are covered by the code that generates them.
+
+    Examples
+    --------
+    >>> import lipnb.records
+    >>> state = snapshot([lipnb.records]) | {"data": {"name": "two rings", "sha256": "0"}}
+    >>> stale_files(state)
+    []
+    >>> state["code"]["lipnb/gone.py"] = "0"
+    >>> stale_files(state)
+    ['lipnb/gone.py']
+    """
+    root = root or repository_root()
+    known = dict(record["code"])
+    lock, data = record["lock"], record["data"]
+    if lock["sha256"] != _UNKNOWN:
+        known[lock["name"]] = lock["sha256"]
+    if (root / data["name"]).is_file():
+        known[data["name"]] = data["sha256"]
+    return [name for name, digest in known.items() if _digest_today(name, root) != digest]
+
+
+def _digest_today(name: str, root: Path) -> str | None:
+    """Digest a file of a record: below the repository, or beside the installed package."""
+    paths = (root / name, _PACKAGE_PARENT / name)
+    return next((file_digest(path) for path in paths if path.is_file()), None)
+
+
+def _code_files(code: Sequence[Path | str | ModuleType], root: Path) -> dict[str, str]:
+    """Map each file of a run, by its path below the repository, to its digest."""
+    files: set[Path] = set()
+    for entry in code:
+        if not isinstance(entry, ModuleType):
+            files.add(root / entry)
+        elif hasattr(entry, "__path__"):
+            files.update(file for folder in entry.__path__ for file in Path(folder).rglob("*.py"))
+        elif entry.__file__ is None:
+            raise ValueError(f"code must be files or modules with a file; got {entry!r}")
+        else:
+            files.add(Path(entry.__file__))
+    return dict(sorted((_relative(file, root), file_digest(file)) for file in files))
+
+
+def _source_state(root: Path) -> dict[str, str | bool]:
+    """Return the commit, and whether the tree was clean: `results/` aside, where the run writes."""
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--", ".", ":!results")
+    return {"commit": commit or _UNKNOWN, "clean": bool(commit) and changes == ""}
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Return what git prints, or None where there is no git or no repository."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _relative(file: Path, root: Path) -> str:
+    """Return the path below the repository, or below the folder the package is installed in."""
+    for folder in (root.resolve(), _PACKAGE_PARENT):
+        if file.resolve().is_relative_to(folder):
+            return file.resolve().relative_to(folder).as_posix()
+    raise ValueError(f"code must lie in the repository {root}; got {file}")
