@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -74,7 +75,7 @@ def mlp(
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     dtype = torch.get_default_dtype() if dtype is None else dtype
     layers: list[nn.Module] = []
-    for i, (fan_in, fan_out) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+    for i, (fan_in, fan_out) in enumerate(pairwise(widths)):
         layers.append(_linear(fan_in, fan_out, generator, dtype))
         if i < len(widths) - 2:
             if batch_norm:

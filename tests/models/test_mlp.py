@@ -27,8 +27,10 @@ def test_equal_seeds_give_the_numbers_of_torch(dtype: torch.dtype) -> None:
     ours = mlp([3, 7, 2], generator=seeded(5), dtype=dtype)
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        theirs = nn.Sequential(nn.Linear(3, 7, dtype=dtype), nn.ReLU(), nn.Linear(7, 2, dtype=dtype))
-    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        theirs = nn.Sequential(
+            nn.Linear(3, 7, dtype=dtype), nn.ReLU(), nn.Linear(7, 2, dtype=dtype)
+        )
+    for p, q in zip(ours.parameters(), nn.Sequential(*theirs).parameters(), strict=True):
         assert p.dtype == dtype
         assert torch.equal(p, q)
         assert p.requires_grad
