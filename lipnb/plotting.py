@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
+from cycler import cycler
 from matplotlib.figure import Figure
 
 __all__ = ["GREY", "METHOD_COLOURS", "METHOD_NAMES", "colour", "figure", "use_style"]
@@ -95,7 +95,7 @@ def use_style() -> None:
             "axes.linewidth": 0.8,
             "axes.spines.top": False,
             "axes.spines.right": False,
-            "axes.prop_cycle": plt.cycler(color=[c for c in METHOD_COLOURS.values() if c != GREY]),
+            "axes.prop_cycle": cycler(color=[c for c in METHOD_COLOURS.values() if c != GREY]),
             "xtick.color": GREY,
             "ytick.color": GREY,
             "grid.color": GREY,
@@ -135,8 +135,8 @@ def figure(
     Examples
     --------
     >>> fig, ax = figure()
-    >>> isinstance(ax, Axes)
-    True
+    >>> ax.get_xlabel()
+    ''
     """
     use_style()
     height = height if height is not None else width / columns * 0.72 * rows + 0.3

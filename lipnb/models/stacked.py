@@ -163,7 +163,9 @@ class StackedMLP(nn.Module):
             h = h.relu()
         raise AssertionError("unreachable: the last layer returns")
 
-    def input_gradient(self, x: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+    def input_gradient(
+        self, x: Tensor, weights: Sequence[Tensor] | None = None, *, folded: bool = False
+    ) -> Tensor:
         """Return the gradient of every network at its points, differentiable in the weights.
 
         Without batch normalisation a ReLU network is piecewise linear: its gradient is a product
@@ -176,20 +178,46 @@ class StackedMLP(nn.Module):
             Points, shape (M, n, in).
         weights : sequence of Tensor, optional
             Weights to use in place of the parameters.
+        folded : bool
+            Whether to differentiate the network with its running statistics, as it is evaluated,
+            rather than through the statistics of the batch.
 
         Returns
         -------
         Tensor
-            Gradients, shape (M, n, in).
+            Gradients, shape (M, n, in). Through batch statistics it is the gradient of the sum of
+            the outputs, in which every sample moves every other.
         """
-        if self.gains:
+        if self.gains and not folded:
             x = x.detach().requires_grad_()
             y = self.reference(x, weights)
             (gradient,) = torch.autograd.grad(y.sum(), x, create_graph=True)
             return gradient
-        layers = list(self.weights if weights is None else weights)
-        g: Tensor = StackedInputGradient.apply(x.mT.contiguous(), *layers, *self.biases)
+        layers, biases = self.fold(weights)
+        g: Tensor = StackedInputGradient.apply(x.mT.contiguous(), *layers, *biases)
         return g.mT
+
+    def fold(self, weights: Sequence[Tensor] | None = None) -> tuple[list[Tensor], list[Tensor]]:
+        """Write the normalisations, with their running statistics, into weights and biases.
+
+        Parameters
+        ----------
+        weights : sequence of Tensor, optional
+            Weights to use in place of the parameters.
+
+        Returns
+        -------
+        weights, biases : list of Tensor
+            Plain layers that compute what the stack computes in evaluation mode, differentiable in
+            its parameters.
+        """
+        layers = list(self.weights if weights is None else weights)
+        biases = list(self.biases)
+        for i, (mean, variance) in enumerate(self.statistics()):
+            scale = self.gains[i] / (variance + EPSILON).sqrt()
+            layers[i] = scale * layers[i]
+            biases[i] = scale * (biases[i] - mean) + self.shifts[i]
+        return layers, biases
 
 
 def _uniform(

@@ -84,6 +84,9 @@ class Settings:
         Whether the excess over 1 is squared.
     batch_norm : bool
         Whether to normalise before each activation.
+    running_gradient : bool
+        Whether LP differentiates a normalised network with its running statistics, in place of
+        those of the batch.
     """
 
     iterations: int = 2**14
@@ -95,6 +98,7 @@ class Settings:
     xi: float = 0.1
     reduction: str = "mean_square"
     batch_norm: bool = False
+    running_gradient: bool = False
 
 
 @dataclass
@@ -250,7 +254,7 @@ class _Trainer:
         error = (self.stack(x, weights, update=True) - y).square().mean(dim=1)
         loss = error
         if self.kind.method == "lipschitz_penalty":
-            gradient = self.stack.input_gradient(z)
+            gradient = self.stack.input_gradient(z, folded=self.settings.running_gradient)
             loss = error + self._penalty(torch.linalg.vector_norm(gradient, dim=-1), step)
         elif self.kind.method == "adversarial_lipschitz_penalty":
             loss = error + self._penalty(self._slopes(z, noise, epsilon), step)

@@ -1,0 +1,24 @@
+"""Write the table of an experiment: python workflows/table.py RESULTS EXPERIMENT OUT.md"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from lipnb.records import read_experiment, read_records, summarise
+
+METRICS = {"toy": ["gradient_error", "max_gradient", "share_above", "mse_optimum"]}
+
+
+def main(results: str, experiment: str, out: str) -> None:
+    metrics = METRICS[experiment.split("-")[0]]
+    frame = read_records(experiment, results)
+    if frame.empty:
+        raise SystemExit(f"no records of {experiment} in {results}")
+    table = summarise(frame, "method", metrics)
+    text = f"# {experiment}: {len(read_experiment(experiment, results))} records\n\n"
+    Path(out).write_text(text + table.round(4).to_markdown(index=False) + "\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
