@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -78,11 +77,10 @@ def method_name(panel: Panel, batch_norm: bool) -> str:
 
 
 def train_figure(
-    panels: Iterable[Panel],
+    cases: Iterable[tuple[Panel, bool]],
     seeds: Sequence[int],
     settings: Settings | None = None,
     *,
-    batch_norms: Sequence[bool] = (False, True),
     processes: int | None = None,
     checkpoints: Path | str | None = None,
     progress: bool = False,
@@ -91,14 +89,12 @@ def train_figure(
 
     Parameters
     ----------
-    panels : iterable of Panel
-        Any panels.
+    cases : iterable of (Panel, bool)
+        Panels, each with whether its batch-normalised twin is meant.
     seeds : sequence of int
         Seeds.
     settings : Settings
-        How to train; `batch_norm` is set from `batch_norms`.
-    batch_norms : sequence of bool
-        Which twins to train.
+        How to train; `batch_norm` is set from the cases.
     processes : int, optional
         Number of processes; by default two, or one on a single core. With 1, none is started.
     checkpoints : path, optional
@@ -109,15 +105,14 @@ def train_figure(
     Returns
     -------
     list of FigureRun
-        In the order of panels, twins, seeds.
+        In the order of the cases, then the seeds.
     """
-    settings, panels = settings or Settings(), list(panels)
-    order = [(panel, twin, seed) for panel in panels for twin in batch_norms for seed in seeds]
+    settings, cases = settings or Settings(), list(cases)
+    groups: dict[tuple[str, int, bool], list[Panel]] = {}
+    for panel, twin in cases:
+        groups.setdefault((panel.method, panel.steps, twin), []).append(panel)
     jobs = []
-    for kind, twin in itertools.product(
-        dict.fromkeys((p.method, p.steps) for p in panels), batch_norms
-    ):
-        group = [p for p in panels if (p.method, p.steps) == kind]
+    for (_, _, twin), group in groups.items():
         file = None
         if checkpoints is not None:
             file = Path(checkpoints) / f"{method_name(group[0], twin)}-{seeds[0]}.pt"
@@ -133,7 +128,7 @@ def train_figure(
     found = {
         (run.panel, run.settings.batch_norm, run.seed): run for runs in results for run in runs
     }
-    return [found[key] for key in order]
+    return [found[panel, twin, seed] for panel, twin in cases for seed in seeds]
 
 
 def _cost(job: tuple[Any, ...]) -> float:
