@@ -291,14 +291,14 @@ def _unchanged(
 ) -> Iterator[None]:
     """Put buffers and, with a generator, the global random state back after the search."""
     buffers = list(f.buffers()) if isinstance(f, nn.Module) else []
-    before = [(buffer, buffer._version, buffer.clone()) for buffer in buffers]
+    before = [(buffer, buffer.clone()) for buffer in buffers]
     devices = [device] if device.type == "cuda" else []
     try:
         with torch.random.fork_rng(devices, enabled=generator is not None):
             yield
     finally:
         with torch.no_grad():
-            for buffer, version, value in before:
-                # An unchanged buffer may be saved in a graph, and must not be written to.
-                if buffer._version != version:
-                    buffer.copy_(value)
+            for buffer, value in before:
+                # Through .data, since a graph may have saved the buffer: it gets back the very
+                # value that the graph saw, and must not be told of a change.
+                buffer.data.copy_(value)
