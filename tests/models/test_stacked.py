@@ -1,5 +1,7 @@
 """The hand-written passes of StackedMLP against torch's own."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -44,7 +46,7 @@ def test_each_network_is_an_ordinary_sequential():
         net(x, update=True)
     for m in range(3):
         layers = []
-        for i, (n_in, n_out) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True)):
+        for i, (n_in, n_out) in enumerate(pairwise(WIDTHS)):
             layers.append(nn.Linear(n_in, n_out))
             if i < 2:
                 layers += [nn.BatchNorm1d(n_out), nn.ReLU()]
