@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,19 @@ def public_name(
     return reference + contnode
 
 
+def api_member(
+    app: Sphinx, what: str, name: str, obj: object, skip: bool, options: Any
+) -> bool | None:
+    """List every name of a module's __all__, but not again what its package already exports."""
+    if what != "module":
+        return None
+    module = sys.modules[app.env.temp_data["autodoc:module"]]
+    package = sys.modules[module.__name__.rpartition(".")[0] or module.__name__]
+    if module is not package and name in getattr(package, "__all__", ()):
+        return True
+    return False if name in getattr(module, "__all__", ()) else None
+
+
 def trim_mathjax(app: Sphinx, exception: Exception | None) -> None:
     """Delete the parts of the bundled MathJax that no page uses (two thirds of the site)."""
     root = Path(app.outdir) / "_static" / "mathjax"
@@ -79,5 +93,6 @@ def setup(app: Sphinx) -> dict[str, bool]:
     register_plugin("pybtex.style.formatting", "lipnb", ReferenceList)
     app.connect("config-inited", theme_options, priority=900)
     app.connect("missing-reference", public_name)
+    app.connect("autodoc-skip-member", api_member)
     app.connect("build-finished", trim_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
