@@ -143,7 +143,7 @@ def certified_gap(
 
     References
     ----------
-    C. Villani. Optimal Transport: Old and New. Springer, 2009. Particular case 5.16.
+    C. Villani. Optimal Transport: Old and New. Springer, 2008. Particular case 5.16.
     """
     points_x, points_y = as_cloud(x, "x"), as_cloud(y, "y")
     check_same_dimension(points_x, points_y)

@@ -125,7 +125,7 @@ def wasserstein1(
 
     References
     ----------
-    .. [1] C. Villani. Optimal Transport: Old and New. Springer, 2009. Theorem 5.10 and its
+    .. [1] C. Villani. Optimal Transport: Old and New. Springer, 2008. Theorem 5.10 and its
        particular case 5.16 (Kantorovich-Rubinstein).
     .. [2] R. Flamary et al. POT: Python Optimal Transport. JMLR 22(78), 2021.
     """
