@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
 from cycler import cycler
 from matplotlib.figure import Figure
 
-__all__ = ["GREY", "METHOD_COLOURS", "METHOD_NAMES", "colour", "figure", "use_style"]
+__all__ = ["GREY", "METHOD_COLOURS", "METHOD_NAMES", "colour", "figure", "panel_grid", "use_style"]
 
 # Readable on a white and on a black page, because figures are drawn transparent.
 GREY = "#7f7f7f"
@@ -141,3 +142,65 @@ def figure(
     use_style()
     height = height if height is not None else width / columns * 0.72 * rows + 0.3
     return plt.subplots(rows, columns, figsize=(width, height), constrained_layout=True, **kwargs)
+
+
+def panel_grid(
+    images: Mapping[str, Any],
+    *,
+    columns: int = 4,
+    extent: tuple[float, float, float, float] | None = None,
+    vmax: float = 1.0,
+    over: str | None = None,
+    width: float = 6.6,
+) -> Figure:
+    """Draw named images on one grey scale, with one colour for everything above it.
+
+    Parameters
+    ----------
+    images : mapping
+        Name to array (rows, columns); names stand above the panels.
+    columns : int
+        Panels per row.
+    extent : (left, right, bottom, top), optional
+        Coordinates of the edges.
+    vmax : float
+        Value drawn white; 0 is black.
+    over : str, optional
+        Colour of values above `vmax`; by default that of the adversarial penalty.
+    width : float
+        Width of the figure in inches.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure, with one colour bar.
+
+    Raises
+    ------
+    ValueError
+        If there are no images.
+
+    Examples
+    --------
+    >>> fig = panel_grid({"flat": [[0.0, 0.5]], "steep": [[1.0, 2.0]]}, columns=2)
+    >>> len(fig.axes)  # two panels and the colour bar
+    3
+    """
+    if not images:
+        raise ValueError("images must not be empty; got none")
+    rows = -(-len(images) // columns)
+    fig, axes = figure(
+        rows, columns, width=width, height=width / columns * 1.14 * rows, squeeze=False
+    )
+    scale = plt.get_cmap("gray").with_extremes(
+        over=over or METHOD_COLOURS["adversarial_lipschitz_penalty"]
+    )
+    drawn = None
+    for ax, (name, image) in zip(axes.flat, images.items(), strict=False):
+        drawn = ax.imshow(image, cmap=scale, vmin=0, vmax=vmax, origin="lower", extent=extent)
+        ax.set_title(name, fontsize=8.5)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    bar = fig.colorbar(drawn, ax=axes, extend="max", shrink=0.6 / rows**0.5, aspect=24, pad=0.02)
+    bar.set_label("gradient norm")
+    return fig
