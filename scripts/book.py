@@ -163,7 +163,7 @@ def build_pages(source: Path) -> int:
     """Build the pages of `source` into _build/html and check their links; 0 when all is well."""
     print("Building the pages ...", flush=True)
     shutil.rmtree(HTML, ignore_errors=True)
-    command = [sys.executable, "-m", "jupyter_book", "build", str(source)]
+    command = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(source)]
     code = subprocess.run([*command, "--path-output", str(ROOT), *BUILD_FLAGS], cwd=ROOT).returncode
     if code:
         print("The pages have warnings or errors; see above.", flush=True)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from docutils import nodes
 from pybtex.plugin import register_plugin
@@ -14,6 +15,16 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.intersphinx import missing_reference
+from sphinx.util.inspect import TypeAliasForwardRef
+
+SHORT = {
+    "Tensor": "torch.Tensor",
+    "ndarray": "numpy.ndarray",
+    "ArrayLike": "numpy.typing.ArrayLike",
+    "NDArray": "numpy.typing.NDArray",
+    "nn.Module": "torch.nn.Module",
+}
 
 
 class KeyLabels(BaseLabelStyle):
@@ -34,30 +45,50 @@ class ReferenceList(Style):
 
 
 def theme_options(app: Sphinx, config: Config) -> None:
-    """Without these, pydata-sphinx-theme 0.17 adds a second search bar and the phone menu is dead."""
+    """Without these, pydata-sphinx-theme 0.17 shows two search bars and a dead phone menu."""
     config.html_theme_options.setdefault("navbar_persistent", [])
     config.html_theme_options.setdefault("navbar_end", [])
 
 
 def public_name(
     app: Sphinx, env: BuildEnvironment, node: pending_xref, contnode: nodes.Element
-) -> nodes.reference | None:
-    """Find lipnb.part.file.Name, where Name is defined, as lipnb.part.Name, where it is documented."""
+) -> nodes.Node | None:
+    """Find a name that is defined in one module and documented in another.
+
+    Signatures name where a class is defined (lipnb.part.file.Name, torch.nn.modules.linear.Linear);
+    readers and inventories know it as lipnb.part.Name and torch.nn.Linear.
+    """
     target = node.get("reftarget", "")
-    if node.get("refdomain") != "py" or not target.startswith("lipnb."):
+    if node.get("refdomain") != "py":
         return None
-    domain = env.get_domain("py")
-    last = target.rpartition(".")[2]
-    names = [name for name in domain.objects if name.rpartition(".")[2] == last]
+    parts = SHORT.get(target, target).replace("._C.", ".").split(".")
     # the documented name shares the longest beginning with the one that was asked for
-    parts = target.split(".")[:-1]
-    names = [name for name in names if name.split(".")[:-1] == parts[: name.count(".")]]
-    if not names:
-        return None
-    found = domain.objects[max(names, key=len)]
-    uri = app.builder.get_relative_uri(node["refdoc"], found.docname)
-    reference = nodes.reference("", "", internal=True, refuri=f"{uri}#{found.node_id}")
-    return reference + contnode
+    names = [".".join([*parts[:n], parts[-1]]) for n in range(len(parts) - 1, 0, -1)]
+    objects = env.get_domain("py").objects
+    for name in names:
+        if name in objects:
+            uri = app.builder.get_relative_uri(node["refdoc"], objects[name].docname)
+            link = nodes.reference("", "", internal=True, refuri=f"{uri}#{objects[name].node_id}")
+            return link + contnode
+        node["reftarget"] = name
+        found = missing_reference(app, env, node, contnode)
+        if found is not None:
+            return found
+    node["reftarget"] = target
+    return None
+
+
+def union_with_alias(self: TypeAliasForwardRef, other: Any) -> Any:
+    """Let `Alias | None` in a signature be read; Sphinx 7 knows only `Optional[Alias]`."""
+    return Union[self, other]  # noqa: UP007 (| is what is being defined)
+
+
+def plain_footnotes(
+    app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
+) -> None:
+    """Make footnotes of docstrings a list; on the page that shows them all, labels would clash."""
+    for i, line in enumerate(lines):
+        lines[i] = re.sub(r"\[(\d+)\]_", r"[\1]", re.sub(r"^(\s*)\.\. (\[\d+\])", r"\1-  \2", line))
 
 
 def api_member(
@@ -91,8 +122,10 @@ def trim_mathjax(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect to Sphinx."""
     register_plugin("pybtex.style.formatting", "lipnb", ReferenceList)
+    TypeAliasForwardRef.__or__ = TypeAliasForwardRef.__ror__ = union_with_alias
     app.connect("config-inited", theme_options, priority=900)
     app.connect("missing-reference", public_name)
     app.connect("autodoc-skip-member", api_member)
+    app.connect("autodoc-process-docstring", plain_footnotes, priority=900)
     app.connect("build-finished", trim_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

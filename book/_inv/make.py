@@ -25,13 +25,15 @@ PYTHON = {
     "library/pathlib.html#{}": "pathlib.Path os.PathLike",
     "library/dataclasses.html#{}": "dataclasses.dataclass",
     "library/datetime.html#{}": "datetime.datetime datetime.date",
+    "library/types.html#{}": "types.ModuleType types.TracebackType",
     "library/contextlib.html#{}": "contextlib.AbstractContextManager",
 }
 TORCH = {
     "tensors.html#{}": "torch.Tensor",
     "generated/{0}.html#{0}": "torch.Generator torch.nn.Module torch.nn.Linear torch.nn.Sequential "
-    "torch.nn.Parameter torch.nn.parameter.Parameter torch.nn.Conv2d torch.nn.ReLU torch.nn.Identity "
-    "torch.optim.Adam torch.optim.SGD torch.optim.RMSprop torch.nn.LeakyReLU torch.nn.ModuleList",
+    "torch.nn.Parameter torch.nn.parameter.Parameter torch.nn.Conv2d torch.nn.ReLU "
+    "torch.nn.Identity torch.optim.Adam torch.optim.SGD torch.optim.RMSprop "
+    "torch.nn.LeakyReLU torch.nn.ModuleList",
     "tensor_attributes.html#{}": "torch.device torch.dtype torch.torch.dtype torch.layout",
     "optim.html#{}": "torch.optim.Optimizer torch.optim.optimizer.Optimizer",
     "size.html#{}": "torch.Size",
