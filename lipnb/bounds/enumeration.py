@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import linprog
 from torch import nn
 
 from lipnb.bounds.network import (
@@ -22,6 +21,7 @@ from lipnb.bounds.network import (
     read_box,
     read_layers,
 )
+from lipnb.bounds.polyhedra import inner_balls, inner_radius
 from lipnb.bounds.result import Bound, Box
 
 __all__ = ["Region", "enumerate_regions", "linear_regions"]
@@ -121,7 +121,7 @@ def linear_regions(
             regions = [_map(r, layer) for r in regions]
         else:
             for unit in range(len(regions[0].bias)):
-                regions = [part for r in regions for part in _cut(r, unit, margin)]
+                regions = _cut(regions, unit, margin)
             regions = [_switch(r) for r in regions]
         if not regions:
             raise ValueError(f"domain {box} holds no region wider than twice the margin {margin:g}")
@@ -238,58 +238,35 @@ def _map(region: Region, layer: Affine) -> Region:
     return replace(region, weight=weight, bias=w @ region.bias + b)
 
 
-def _cut(region: Region, unit: int, margin: float) -> list[Region]:
-    """Return the parts of a region on which a hidden unit is off, and on which it is on."""
+def _cut(regions: list[Region], unit: int, margin: float) -> list[Region]:
+    """Cut every region into the parts on which a hidden unit is off, and on which it is on."""
+    parts = [part for region in regions for part in _sides(region, unit)]
+    # A part that holds a fair ball about the old point needs no linear program.
+    tight = [i for i, part in enumerate(parts) if part.margin <= 1e3 * margin]
+    balls = inner_balls([(parts[i].normals, parts[i].offsets) for i in tight], margin)
+    kept: list[Region | None] = list(parts)
+    for i, ball in zip(tight, balls, strict=True):
+        kept[i] = ball and replace(parts[i], point=ball[0], margin=ball[1])
+    return [part for part in kept if part is not None]
+
+
+def _sides(region: Region, unit: int) -> list[Region]:
+    """Return both sides of a cut, with a margin that is measured at the old point."""
     normal, offset = region.weight[unit], region.bias[unit]
     length = float(np.linalg.norm(normal))
     if length == 0:  # the unit is constant on this region, and its gate changes no slope
         return [replace(region, gates=(*region.gates, bool(offset > 0)))]
-    parts = []
+    sides = []
     for on in (False, True):
         sign = (1.0 if on else -1.0) / length
         normals = np.vstack([region.normals, sign * normal])
         offsets = np.append(region.offsets, sign * offset)
-        ball = _ball(normals, offsets, region.point, margin)
-        if ball is not None:
-            gates = (*region.gates, on)
-            parts.append(
-                replace(
-                    region,
-                    gates=gates,
-                    point=ball[0],
-                    margin=ball[1],
-                    normals=normals,
-                    offsets=offsets,
-                )
-            )
-    return parts
-
-
-def _ball(
-    normals: Array, offsets: Array, guess: Array, margin: float
-) -> tuple[Array, float] | None:
-    """Return centre and radius (at most 1) of a ball inside a polyhedron, None if too small."""
-    radius = _radius(normals, offsets, guess)
-    if radius > 1e3 * margin:  # far from all sides: no linear program is needed
-        return guess, radius
-    dimension = normals.shape[1]
-    result = linprog(
-        c=np.append(np.zeros(dimension), -1.0),
-        A_ub=np.column_stack([-normals, np.ones(len(normals))]),
-        b_ub=offsets,
-        bounds=[(None, None)] * dimension + [(None, 1.0)],
-        method="highs",
-        options={"primal_feasibility_tolerance": 1e-10, "dual_feasibility_tolerance": 1e-10},
-    )
-    if result.status != 0:
-        raise RuntimeError(f"HiGHS could not solve the margin problem: {result.message}")
-    # The solver's own margin may be off by its tolerance: measure it at the point it returns.
-    radius = _radius(normals, offsets, result.x[:-1])
-    return (result.x[:-1], radius) if radius > margin else None
-
-
-def _radius(normals: Array, offsets: Array, point: Array) -> float:
-    return min(1.0, float(np.min(normals @ point + offsets, initial=1.0)))
+        radius = inner_radius(normals, offsets, region.point)
+        gates = (*region.gates, on)
+        sides.append(
+            Region(gates, region.weight, region.bias, region.point, radius, normals, offsets)
+        )
+    return sides
 
 
 def _switch(region: Region) -> Region:

@@ -75,8 +75,7 @@ def operator_norm(matrix: Tensor, norm: float = 2) -> Tensor:
 
     References
     ----------
-    Golub and Van Loan, Matrix Computations (4th ed., 2013), equations (2.3.9), (2.3.10) and
-    theorem 2.3.1.
+    Golub and Van Loan, Matrix Computations (4th ed., 2013), section 2.3.
     """
     check_norm(norm)
     if matrix.ndim < 2 or not torch.isfinite(matrix).all():

@@ -111,18 +111,18 @@ def test_squared_constant_of_a_graph_network_is_its_largest_cut(
 
 @pytest.mark.parametrize("widths", [[2, 6, 1], [2, 5, 4, 1], [2, 4, 3, 3, 2]])
 def test_equals_the_largest_slope_on_a_dense_grid(widths: list[int]) -> None:
-    axis = torch.linspace(-2, 2, 401, dtype=torch.float64) + 1e-4
+    axis = torch.linspace(-2, 2, 201, dtype=torch.float64) + 1e-4
     grid = torch.cartesian_prod(axis, axis).clamp(-2, 2)
     for seed in range(3):
         network = random_network(seed, widths)
         for norm in NORMS:
             exact = enumerate_regions(network, norm=norm, domain=(-2, 2)).value
             found = sampled_bound(network, norm=norm, points=grid).value
-            # A region that the grid of step 0.01 misses has an inradius below 0.0071.
+            # A region that the grid of step 0.02 misses has an inradius below 0.0142.
             if found < exact - 1e-12:
                 regions = linear_regions(network, domain=(-2, 2))
                 norms = [np.linalg.norm(r.weight, ord=norm) for r in regions]
-                assert regions[int(np.argmax(norms))].margin < 0.0071
+                assert regions[int(np.argmax(norms))].margin < 0.0142
             assert found <= exact
 
 
