@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from lipnb.records import provenance, read_experiment, read_records, summarise
+from lipnb.records import Record, provenance, read_experiment, read_records, summarise
 
 NOT_RUN = "not run at full size yet"
 VERDICTS = ("reproduced", "partly", "not reproduced", "not distinguishable", NOT_RUN)
@@ -51,6 +51,7 @@ def statement(root: Path, experiment: str) -> dict[str, Any]:
     path = root / "book" / f"deviations_{experiment}.yaml"
     given = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     plain = {"title": experiment, "about": "", "claims": [], "deviations": [], "author": ""}
+    plain |= {"full_size": {}, "variants_metric": None}
     return plain | given
 
 
@@ -66,7 +67,24 @@ def experiments(root: Path) -> list[str]:
     return sorted(found | stated)
 
 
-def read_claims(root: Path, experiment: str, run: bool) -> list[dict[str, Any]]:
+def is_full(records: Sequence[Record], stated: Mapping[str, Any]) -> bool:
+    """Whether there are records, and all have the parameters of the full run."""
+    wanted = stated["full_size"].items()
+    return bool(records) and all(r["parameters"].get(k) == v for r in records for k, v in wanted)
+
+
+def shared_parameters(records: Sequence[Record]) -> dict[str, Any]:
+    """The parameters that are the same in all records."""
+    first = records[0]["parameters"] if records else {}
+    return {k: v for k, v in first.items() if all(r["parameters"].get(k) == v for r in records)}
+
+
+def listed(parameters: Mapping[str, Any]) -> str:
+    """Parameters as text."""
+    return ", ".join(f"{name} = {value}" for name, value in parameters.items())
+
+
+def read_claims(root: Path, experiment: str, full: bool) -> list[dict[str, Any]]:
     """The claims with our verdicts, or, before the first full run, the claims alone."""
     path = root / "results" / experiment / "claims.json"
     if not path.is_file():
@@ -82,10 +100,8 @@ def read_claims(root: Path, experiment: str, run: bool) -> list[dict[str, Any]]:
             raise ValueError(f"{path}: wanted the keys {sorted(missing)} in {claim}")
         if claim["verdict"] not in VERDICTS:
             raise ValueError(f"{path}: verdict must be one of {VERDICTS}; got {claim['verdict']!r}")
-        if not run and claim["verdict"] != NOT_RUN:
-            raise ValueError(
-                f"{path}: without records the verdict must be {NOT_RUN!r}; got {claim}"
-            )
+        if not full and claim["verdict"] != NOT_RUN:
+            raise ValueError(f"{path}: before the full run, wanted {NOT_RUN!r}; got {claim}")
     return claims
 
 
@@ -98,7 +114,7 @@ def evidence(given: Any, found: Mapping[str, Mapping[str, tuple[int, str]]]) -> 
         if metric not in found.get(method, {}):
             raise ValueError(f"evidence must be in the records; got {metric!r} of {method!r}")
         n, text = found[method][metric]
-        words.append(f"{metric} of {method}: {text}, n = {n}")
+        words.append(f"{metric.replace('_', ' ')} of {method}: {text}, n = {n}")
     return "; ".join(words)
 
 
@@ -115,33 +131,42 @@ def measured(root: Path, experiment: str) -> dict[str, dict[str, tuple[int, str]
     return found
 
 
-def numbers_table(root: Path, experiment: str) -> str:
-    """Every method and metric of an experiment."""
+def numbers_table(root: Path, experiment: str, metrics: Sequence[str] | None) -> str:
+    """Every method and metric of an experiment; names are broken so that the table is not wide."""
     found = measured(root, experiment)
-    metrics = list(dict.fromkeys(metric for row in found.values() for metric in row))
+    there = list(dict.fromkeys(metric for row in found.values() for metric in row))
+    names = [name for name in metrics or there if name in there]
     rows = [
-        [method, max(n for n, _ in row.values()), *(row.get(m, (0, ""))[1] for m in metrics)]
+        [method, max(n for n, _ in row.values()), *(row.get(m, (0, ""))[1] for m in names)]
         for method, row in found.items()
     ]
-    return table(["method", "seeds", *metrics], rows)
+    return table(["method", "seeds", *(name.replace("_", " ") for name in names)], rows)
 
 
-def variants_table(root: Path, names: Sequence[str], metric: str) -> str:
+def variants_section(root: Path, names: Sequence[str], main: str, metric: str) -> str:
     """One metric of every method, side by side for experiments that differ in one choice."""
+    base = shared_parameters(read_experiment(main, root / "results"))
+    text = (
+        f"\n**The same with one choice changed.** The numbers are the {metric.replace('_', ' ')}."
+    )
+    text += " Against the run above, these have\n\n"
+    for name in names:
+        shared = shared_parameters(read_experiment(name, root / "results"))
+        changed = {k: v for k, v in shared.items() if base.get(k) != v}
+        text += f"- {name}: {listed(changed)}.\n"
     found = {name: measured(root, name) for name in names}
-    methods = list(dict.fromkeys(method for variant in found.values() for method in variant))
     rows = [
         [method, *(found[name].get(method, {}).get(metric, (0, ""))[1] for name in names)]
-        for method in methods
+        for method in dict.fromkeys(m for variant in found.values() for m in variant)
     ]
-    return table(["method", *names], rows)
+    return f"{text}\n{table(['method', *names], rows)}"
 
 
-def claims_table(root: Path, experiment: str, stated: Mapping[str, Any], run: bool) -> str:
+def claims_table(root: Path, experiment: str, stated: Mapping[str, Any], full: bool) -> str:
     """The claims of the paper, what we found, and the verdict."""
     found = measured(root, experiment)
     rows = []
-    for claim in read_claims(root, experiment, run):
+    for claim in read_claims(root, experiment, full):
         proof = evidence(claim["evidence"], found)
         rows.append(
             [
@@ -161,27 +186,35 @@ def ledger_entry(root: Path, experiment: str, variants: Sequence[str]) -> str:
     """One experiment: its claims, its numbers, its deviations, its provenance."""
     stated = statement(root, experiment)
     records = read_experiment(experiment, root / "results")
+    full = is_full(records, stated)
     text = f"\n(ledger-{experiment})=\n## {stated['title']}\n\n{stated['about']}\n"
-    text += claims_table(root, experiment, stated, bool(records))
+    text += claims_table(root, experiment, stated, full)
     if records:
-        text += f"\n**Our numbers.**\n\n{numbers_table(root, experiment)}"
+        size = "" if full else f"**Not at full size**, which is {listed(stated['full_size'])}. "
+        text += f"\n**Our numbers.** {size}All runs: {listed(shared_parameters(records))}.\n\n"
+        text += numbers_table(root, experiment, stated.get("metrics"))
     text += f"\n**Where they come from.** {provenance(records, root)}\n"
     if stated["deviations"]:
         keys = ("choice", "given", "ours", "why")
         body = [[row[key] for key in keys] for row in stated["deviations"]]
         text += "\n**Choices and deviations.**\n\n"
         text += table(["choice", "given by the paper", "ours", "why"], body)
-    if variants:
-        metric = stated["variants_metric"]
-        text += f"\n**The same with one choice changed.** The numbers are `{metric}`.\n\n"
-        text += variants_table(root, variants, metric)
+    if variants and stated["variants_metric"]:
+        text += variants_section(root, variants, experiment, stated["variants_metric"])
     return text
 
 
+def main_of(name: str, names: Sequence[str]) -> str:
+    """The experiment that `name` varies (`toy` for `toy-sgd`), or itself."""
+    return next((other for other in names if name.startswith(f"{other}-")), name)
+
+
 def ledger(root: Path) -> str:
-    """The page book/ledger.md: variants `name-...` stand with the experiment `name`."""
+    """The page book/ledger.md: variants stand with the experiment they vary."""
     names = experiments(root)
-    main = [n for n in names if not any(n.startswith(f"{other}-") for other in names)]
+    belongs = {name: main_of(name, names) for name in names}
     return LEDGER + "".join(
-        ledger_entry(root, name, [n for n in names if n.startswith(f"{name}-")]) for name in main
+        ledger_entry(root, name, [n for n in names if belongs[n] == name != n])
+        for name in names
+        if belongs[name] == name
     )

@@ -1,6 +1,7 @@
 """Write the generated pages of the book: book/ledger.md and book/status.md.
 
 python scripts/pages.py: write both from the records under results/.
+python scripts/pages.py --times: first keep the chapters' times of the last `make book`.
 python scripts/pages.py --check: write nothing; exit 1 if a committed page differs.
 """
 
@@ -9,11 +10,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ledger import GENERATED, NOT_RUN, experiments, ledger, table
+from ledger import GENERATED, NOT_RUN, experiments, is_full, ledger, main_of, statement, table
 
 from lipnb.records import read_experiment, repository_root, stale_files
 
@@ -42,7 +44,7 @@ def chapter_rows(root: Path) -> list[list[object]]:
         marked = len(re.findall(r"^:tags: \[.*nbval-check-output.*\]$", text, re.MULTILINE))
         time = times.get(source.stem, {})
         seconds = time.get("seconds") if isinstance(time, dict) else time
-        date = time.get("date", "") if isinstance(time, dict) else ""
+        date = time.get("date", "")[:10] if isinstance(time, dict) else ""
         link = f"[{heading[1] if heading else source.stem}](../notebooks/{source.stem}.ipynb)"
         rows.append([link, marked, f"{seconds:.0f} s" if seconds else "not measured", date])
     return rows
@@ -63,19 +65,20 @@ def package_rows(root: Path) -> list[list[object]]:
 def record_rows(root: Path) -> list[list[object]]:
     """One line per experiment: what ran, where and when, and what changed since."""
     rows: list[list[object]] = []
-    for name in experiments(root):
+    names = experiments(root)
+    for name in names:
         records = read_experiment(name, root / "results")
         changed = sorted({file for record in records for file in stale_files(record, root)})
         state = f"stale: {', '.join(changed)} changed" if changed else "current"
         rows.append(
             [
-                f"[{name}](#ledger)",
+                f"[{name}](#ledger-{main_of(name, names)})",
                 len(records),
                 len({record["method"] for record in records}),
                 ", ".join(map(str, sorted({record["seed"] for record in records}))),
                 max((record["started"][:10] for record in records), default=""),
                 ", ".join(sorted({record["source"]["commit"][:7] for record in records})),
-                state if records else NOT_RUN,
+                state if is_full(records, statement(root, name)) else NOT_RUN,
             ]
         )
     return rows
@@ -104,8 +107,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="write nothing, exit 1 on a difference"
     )
+    parser.add_argument("--times", action="store_true", help="keep _build/times.json in results/")
     parser.add_argument("--root", type=Path, default=repository_root(), help="the repository")
     options = parser.parse_args(argv)
+    if options.times:
+        shutil.copy(options.root / "_build" / "times.json", options.root / "results")
     differing = 0
     for name, page in (("ledger", ledger), ("status", status)):
         path, text = options.root / "book" / f"{name}.md", page(options.root)

@@ -93,7 +93,7 @@ def test_the_ledger_shows_the_numbers_and_the_verdict(book, text):
     claims(book, CLAIM)
     page = text()
     # Three values 0.25, 1.25, 2.25: mean 1.25, sd 1, and t = 4.30265 for two degrees of freedom.
-    assert "well below 1 (max_gradient of sn: 1.2 ± 2.5, n = 3) | reproduced |" in page
+    assert "well below 1 (max gradient of sn: 1.2 ± 2.5, n = 3) | reproduced |" in page
     assert "| none | 3 | 21.0 ± 2.5 |" in page
     assert "6 records" in page and "made by today's code" in page
     assert "| optimiser and rate | not given |" in page
@@ -106,7 +106,17 @@ def test_without_a_full_run_the_verdict_says_so(book, text, write_pages):
     claims_file = book / "results" / "toy" / "claims.json"
     claims_file.parent.mkdir(parents=True)
     claims_file.write_text(json.dumps([CLAIM]))
-    with pytest.raises(ValueError, match="without records the verdict must be"):
+    with pytest.raises(ValueError, match="before the full run, wanted 'not run at full size yet'"):
+        write_pages("--root", book)
+
+
+def test_a_short_run_is_not_taken_for_the_full_one(book, text, write_pages):
+    path = next((book / "results" / "toy").glob("sn-seed0.json"))
+    path.write_text(path.read_text().replace("16384", "640"))
+    assert "**Not at full size**, which is iterations = 16384." in text()
+    assert "| not run at full size yet |" in text("status")
+    claims(book, CLAIM)
+    with pytest.raises(ValueError, match="before the full run"):
         write_pages("--root", book)
 
 
@@ -128,10 +138,12 @@ def test_variants_stand_beside_each_other(book, text):
     for path in (book / "results" / "toy").glob("*.json"):
         record = json.loads(path.read_text())
         record["metrics"]["gradient_error"] = {"value": 0.5 + record["seed"], "n": 10}
+        record["parameters"]["optimizer"] = "sgd"
         record["experiment"] = "toy-sgd"
         write_record(record, book / "results")
     page = text()
     assert "| method | toy-sgd |\n| --- | --- |\n| none | 1.5 ± 2.5 |" in page
+    assert "- toy-sgd: optimizer = sgd." in page
     assert "(ledger-toy-sgd)=" not in page
 
 
@@ -154,12 +166,14 @@ def test_an_edited_page_is_noticed(book, text, write_pages, capsys):
     assert (book / "book" / "ledger.md").read_text() != page, "a check writes nothing"
 
 
-def test_the_status_lists_chapters_times_and_versions(book, text):
+def test_the_status_lists_chapters_times_and_versions(book, text, write_pages):
     page = text("status")
     assert "| [18 · The toy](../notebooks/18_toy.ipynb) | 1 | not measured |" in page
     assert "| torch | 2.15.0 | all |" in page
-    times = {"18_toy": {"seconds": 41.6, "date": "2026-11-23"}}
-    (book / "results" / "times.json").write_text(json.dumps(times))
+    times = {"18_toy": {"seconds": 41.6, "date": "2026-11-23T01:00:00+00:00"}}
+    (book / "_build").mkdir()
+    (book / "_build" / "times.json").write_text(json.dumps(times))
+    assert write_pages("--root", book, "--times") == 0
     assert "| 1 | 42 s | 2026-11-23 |" in text("status")
 
 
