@@ -67,5 +67,5 @@ def test_whole_space_and_no_polyhedra() -> None:
 def test_a_failing_solver_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     stopped = OptimizeResult(status=4, message="numerical difficulties")
     monkeypatch.setattr(polyhedra, "linprog", lambda **_: stopped)
-    with pytest.raises(RuntimeError, match="no optimum.*numerical difficulties"):
+    with pytest.raises(RuntimeError, match=r"no optimum.*numerical difficulties"):
         inner_balls([box(1.0)], 1e-9)
