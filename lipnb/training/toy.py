@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -116,6 +117,10 @@ class ToyRun:
         (blocks, M); NaN where nothing was measured.
     loss : Tensor
         Mean squared error on the training pairs, averaged likewise.
+    settings : Settings
+        How they were trained.
+    seconds : float
+        Time of the training of all of them, earlier parts of a resumed run included.
     """
 
     stack: StackedMLP
@@ -123,6 +128,7 @@ class ToyRun:
     violations: Tensor
     loss: Tensor
     settings: Settings = field(default_factory=Settings)
+    seconds: float = 0.0
 
 
 def train_toy(
@@ -197,6 +203,7 @@ class _Trainer:
         self, labels: list[tuple[Panel, int]], seeds: list[int], settings: Settings
     ) -> None:
         self.labels, self.seeds, self.settings = labels, seeds, settings
+        self.started = time.perf_counter()
         self.kind = labels[0][0]
         generators = [_generator(seed, 0) for _, seed in labels]
         self.stack = StackedMLP(WIDTHS, generators, batch_norm=settings.batch_norm)
@@ -227,40 +234,46 @@ class _Trainer:
             self.violations.fill_(math.nan)
 
     def draw(self, step: int) -> None:
-        """Draw the points of the next 64 updates, seed by seed."""
+        """Draw the points of the next 64 updates, seed by seed, as far as the method needs them."""
         n, m = self.settings.batch, self.settings.regularization_batch
         low, high = self.settings.radius
-        parts: list[tuple[Tensor, ...]] = []
+        parts: list[list[Tensor]] = []
         for seed in self.seeds:
             g = _generator(seed, 1 + step // 64)
             x = (2 * torch.rand(64, n, 2, generator=g, dtype=torch.float64) - 1) * HALF_WIDTH
-            z = (2 * torch.rand(64, m, 2, generator=g, dtype=torch.float64) - 1) * HALF_WIDTH
-            noise = torch.randn(64, m, 2, generator=g)
-            epsilon = low + (high - low) * torch.rand(64, m, generator=g)
-            parts.append((x, z, noise, epsilon))
+            part = [x]
+            if self.kind.method in ("lipschitz_penalty", "adversarial_lipschitz_penalty"):
+                z = (2 * torch.rand(64, m, 2, generator=g, dtype=torch.float64) - 1) * HALF_WIDTH
+                part.append(z)
+            if self.kind.method == "adversarial_lipschitz_penalty":
+                part.append(torch.randn(64, m, 2, generator=g))
+                part.append(low + (high - low) * torch.rand(64, m, generator=g))
+            parts.append(part)
         copies = len(self.labels) // len(self.seeds)
-        x, z, noise, epsilon = (
+        x, *rest = (
             torch.cat([torch.stack(part, dim=1)] * copies, dim=1)
             for part in zip(*parts, strict=True)
         )
-        self.block = (x, target(x), z, noise, epsilon)
+        self.block = (x, target(x), *rest)
 
     def update(self, step: int) -> None:
         """Take one step of the optimiser."""
         if step % 64 == 0 or not hasattr(self, "block"):
             self.draw(step)
-        x, y, z, noise, epsilon = (part[step % 64] for part in self.block)
+        x, y, *rest = (part[step % 64] for part in self.block)
         weights = self._normalised() if self.us else None
         error = (self.stack(x, weights, update=True) - y).square().mean(dim=1)
         loss = error
         if self.kind.method == "lipschitz_penalty":
-            gradient = self.stack.input_gradient(z, folded=self.settings.running_gradient)
+            gradient = self.stack.input_gradient(rest[0], folded=self.settings.running_gradient)
             loss = error + self._penalty(torch.linalg.vector_norm(gradient, dim=-1), step)
         elif self.kind.method == "adversarial_lipschitz_penalty":
-            loss = error + self._penalty(self._slopes(z, noise, epsilon), step)
+            loss = error + self._penalty(self._slopes(*rest), step)
         if not bool(torch.isfinite(loss).all()):
             bad = [
-                f"{p.name} seed {s}" for (p, s), v in zip(self.labels, loss, strict=True) if v != v
+                f"{panel.name} seed {seed}"
+                for (panel, seed), finite in zip(self.labels, torch.isfinite(loss), strict=True)
+                if not finite
             ]
             raise FloatingPointError(f"the loss is not finite at update {step}: {bad}")
         self.optimizer.zero_grad(set_to_none=True)
@@ -309,10 +322,14 @@ class _Trainer:
             result.append(weight / sigma[:, None, None])
         return result
 
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
     def state(self, step: int) -> dict[str, Any]:
         return {
             "run": repr((self.labels, asdict(self.settings))),
             "step": step,
+            "seconds": self.seconds(),
             "stack": self.stack.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "us": self.us,
@@ -337,6 +354,7 @@ class _Trainer:
         self.stack.load_state_dict(state["stack"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.us, self.loss, self.violations = state["us"], state["loss"], state["violations"]
+        self.started -= state["seconds"]
         return int(state["step"])
 
     def finish(self) -> ToyRun:
@@ -345,7 +363,8 @@ class _Trainer:
                 for weight in self.stack.weights:
                     weight /= torch.linalg.matrix_norm(weight, 2, keepdim=True)
         self.stack.eval().requires_grad_(False)
-        return ToyRun(self.stack, self.labels, self.violations, self.loss, self.settings)
+        seconds = self.seconds()
+        return ToyRun(self.stack, self.labels, self.violations, self.loss, self.settings, seconds)
 
 
 def _generator(seed: int, stream: int) -> torch.Generator:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -143,15 +142,13 @@ def _train(job: tuple[Any, ...]) -> list[FigureRun]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        start = time.perf_counter()
         run = train_toy(group, seeds, settings, checkpoint=checkpoint, progress=progress)
-        seconds = time.perf_counter() - start
     finally:
         torch.set_num_threads(threads)
-    return list(_split(run, seconds))
+    return list(_split(run))
 
 
-def _split(run: ToyRun, seconds: float) -> Iterable[FigureRun]:
+def _split(run: ToyRun) -> Iterable[FigureRun]:
     rows = surface_metrics(run.stack, RESOLUTION)
     weights, biases = run.stack.fold()
     for m, ((panel, seed), row) in enumerate(zip(run.labels, rows, strict=True)):
@@ -159,7 +156,7 @@ def _split(run: ToyRun, seconds: float) -> Iterable[FigureRun]:
         if violations == violations:
             row["violations"] = violations
         network = _network([w[m] for w in weights], [b[m] for b in biases])
-        yield FigureRun(panel, seed, run.settings, row, network, seconds)
+        yield FigureRun(panel, seed, run.settings, row, network, run.seconds)
 
 
 def _network(weights: Sequence[torch.Tensor], biases: Sequence[torch.Tensor]) -> StackedMLP:

@@ -149,6 +149,7 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, method):
     resumed = train_toy([panel], [0], settings, checkpoint=path)
     networks_equal(whole.stack, resumed.stack)
     assert torch.equal(whole.loss, resumed.loss)
+    assert resumed.seconds > torch.load(path, weights_only=True)["seconds"] > 0
     with pytest.raises(ValueError, match="another run"):
         train_toy([panel], [1], settings, checkpoint=path)
 
