@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ledger import GENERATED, NOT_RUN, experiments, is_full, ledger, main_of, statement, table
 
-from lipnb.records import read_experiment, repository_root, stale_files
+from lipnb.records import Record, read_experiment, repository_root, stale_files
 
 LIBRARY = ("torch", "numpy", "scipy", "matplotlib", "pot")
 TOOLS = ("jupyter-book", "sphinx", "myst-nb", "jupytext", "papermill", "nbval", "snakemake")
@@ -62,6 +62,11 @@ def package_rows(root: Path) -> list[list[object]]:
     ]
 
 
+def commit(record: Record) -> str:
+    """The commit of a record, with a plus if the tree had changes."""
+    return record["source"]["commit"][:7] + ("" if record["source"]["clean"] else "+")
+
+
 def record_rows(root: Path) -> list[list[object]]:
     """One line per experiment: what ran, where and when, and what changed since."""
     rows: list[list[object]] = []
@@ -77,7 +82,7 @@ def record_rows(root: Path) -> list[list[object]]:
                 len({record["method"] for record in records}),
                 ", ".join(map(str, sorted({record["seed"] for record in records}))),
                 max((record["started"][:10] for record in records), default=""),
-                ", ".join(sorted({record["source"]["commit"][:7] for record in records})),
+                ", ".join(sorted({commit(record) for record in records})),
                 state if is_full(records, statement(root, name)) else NOT_RUN,
             ]
         )
@@ -91,10 +96,11 @@ def status(root: Path) -> str:
         + "\n## Chapters\n\nTimes are those of the last measured execution on two CPU cores.\n\n"
     )
     text += table(["chapter", "checked verdicts", "time", "measured on"], chapter_rows(root))
-    text += "\n## Full-size runs\n\n"
+    text += "\n## Recorded runs\n\n"
     header = ["experiment", "records", "methods", "seeds", "last run", "commit", "state"]
     text += table(header, record_rows(root))
-    text += "\nThe command of each run is in `results/QUEUE.md`.\n"
+    text += "\nA plus behind a commit means that files had been changed since. The command of each "
+    text += "run is in `results/QUEUE.md`.\n"
     text += "\n## Locked versions\n\n"
     return text + table(["package", "version", "for Python"], package_rows(root))
 
