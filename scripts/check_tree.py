@@ -16,14 +16,13 @@ BINARY = {".png", ".inv", ".npz", ".ico", ".gif", ".jpg", ".pt"}
 # Written in pieces, so that this file does not accuse itself.
 HOSTS = ("py" + "pi.org", "python" + "hosted.org", "download." + "pytorch.org", "anaconda" + ".org")
 FOLDERS = ("wo" + "rk", "ro" + "ot", "op" + "t", "ho" + "me", "tm" + "p", "Us" + "ers", "mn" + "t")
-OPTIONS = ("index-" + "url", "find-" + "links")
 PATTERN = re.compile(
     "|".join(re.escape(host) for host in HOSTS)
     + r"|(?<![\w./~*<>{}$)-])/(?:"
     + "|".join(FOLDERS)
     + r")/[\w.]+"
-    + "|--(?:extra-)?"
-    + "|--".join(OPTIONS)
+    + "|--(?:extra-)?index-"
+    + "url"
 )
 ALLOWED = re.compile("--no-emit-" + "index-" + r"url\b")
 
