@@ -369,9 +369,10 @@ class _Trainer:
 
 def _generator(seed: int, stream: int) -> torch.Generator:
     """Independent random stream of a seed: 0 for the weights, 1 + b for block b of the data."""
-    if not 0 <= seed < 2**31:
-        raise ValueError(f"seed must be an integer from 0 to 2^31 - 1; got {seed}")
-    return torch.Generator().manual_seed(seed * 2**32 + stream)
+    if not 0 <= seed < 2**12 or not 0 <= stream < 2**20:
+        raise ValueError(f"seed must be an integer from 0 to {2**12 - 1}; got {seed}")
+    # torch's CPU generator looks at the lowest 32 bits of a seed and at no others.
+    return torch.Generator().manual_seed(seed * 2**20 + stream)
 
 
 def _progress(steps: range, panel: Panel, show: bool) -> Iterable[int]:

@@ -154,6 +154,20 @@ def test_resumed_run_is_bit_identical(tmp_path, monkeypatch, method):
         train_toy([panel], [1], settings, checkpoint=path)
 
 
+def test_seeds_differ_in_weights_and_in_data():
+    start = train_toy([Panel("none")], [0, 1, 2], replace(SHORT, iterations=0)).stack
+    for weight in start.weights:
+        assert (weight[0] - weight[1]).abs().min() > 0 and (weight[1] - weight[2]).abs().max() > 0
+    draws = [
+        torch.rand(8, generator=_generator(seed, stream))
+        for seed in range(9)
+        for stream in range(9)
+    ]
+    assert len({tuple(draw.tolist()) for draw in draws}) == 81
+    run = train_toy([Panel("lipschitz_penalty", 1.0)], [0, 1], replace(SHORT, learning_rate=0.1))
+    assert (run.loss[:, 0] != run.loss[:, 1]).all()
+
+
 def test_spectrally_normalised_networks_are_one_lipschitz():
     stack = train_toy([Panel("spectral_norm")], [0, 1], SHORT).stack
     for weight in stack.weights:
@@ -177,6 +191,8 @@ def test_errors():
         grid(0)
     with pytest.raises(ValueError, match="seed must be"):
         train_toy([Panel("none")], [-1], SHORT)
+    with pytest.raises(ValueError, match="seed must be"):
+        train_toy([Panel("none")], [4096], SHORT)
 
 
 def test_records_and_networks_go_round(tmp_path):
