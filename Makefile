@@ -75,7 +75,7 @@ tree: install
 
 reproduce: install
 	@test -n "$(EXPERIMENT)" || { echo "Say which: make reproduce EXPERIMENT=toy (the experiments are the reproduce_* rules of workflows/Snakefile)" >&2; exit 1; }
-	$(BIN)/snakemake -s workflows/Snakefile --cores $(CORES) --rerun-incomplete reproduce_$(EXPERIMENT)
+	$(BIN)/snakemake -s workflows/Snakefile --cores $(CORES) --rerun-incomplete reproduce_$(subst -,_,$(EXPERIMENT))
 
 sync: install
 	$(BIN)/python scripts/nb.py sync $(NB)
