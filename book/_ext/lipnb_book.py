@@ -15,6 +15,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.config import Config
 from sphinx.environment import BuildEnvironment
+from sphinx.environment.collectors.toctree import TocTreeCollector
 from sphinx.ext.intersphinx import missing_reference
 from sphinx.util.inspect import TypeAliasForwardRef
 
@@ -78,6 +79,29 @@ def public_name(
     return None
 
 
+def number_by_chapter(app: Sphinx, env: BuildEnvironment) -> list[str]:
+    """Number figures, equations and theorems within a chapter: 18.3 is the third of chapter 18.
+
+    The number is the one in the chapter's file name, so it stays when other chapters are added.
+    """
+    plain = env.toc_secnumbers
+    found = {name: re.match(r"notebooks/(\d+)_", name) for name in env.found_docs}
+    chapters = {name: {"": (int(match[1]),)} for name, match in found.items() if match}
+    env.toc_secnumbers = plain | chapters
+    changed = TocTreeCollector().assign_figure_numbers(env)
+    env.toc_secnumbers = plain  # headings bear their numbers already
+    return changed
+
+
+def without_thebe(app: Sphinx, page: str, template: str, context: dict[str, Any], _: Any) -> None:
+    """Leave out the scripts for live code, which this book does not use (and which load twice)."""
+    context["script_files"] = [
+        script
+        for script in context.get("script_files", [])
+        if "thebe" not in f"{getattr(script, 'filename', script)} {dict(script.attributes)}".lower()
+    ]
+
+
 def union_with_alias(self: TypeAliasForwardRef, other: Any) -> Any:
     """Let `Alias | None` in a signature be read; Sphinx 7 knows only `Optional[Alias]`."""
     return Union[self, other]  # noqa: UP007 (| is what is being defined)
@@ -127,5 +151,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("missing-reference", public_name)
     app.connect("autodoc-skip-member", api_member)
     app.connect("autodoc-process-docstring", plain_footnotes, priority=900)
+    app.connect("env-get-updated", number_by_chapter, priority=900)
+    app.connect("html-page-context", without_thebe, priority=900)
     app.connect("build-finished", trim_mathjax)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
