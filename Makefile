@@ -12,11 +12,12 @@ PARAMETERS ?=
 CORES ?= all
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 
-.PHONY: help install book site test unit nbval bench check lint types pairs workflows tree reproduce sync run lock fmt clean
+.PHONY: help install book site browse test unit nbval bench check lint types pairs workflows tree reproduce sync run lock fmt clean
 
 help:
 	@echo "make book       execute every chapter, build _build/html/index.html"
 	@echo "make site       the pages from the stored outputs, warnings as errors"
+	@echo "make browse     open the built pages in headless Chromium (if there is one)"
 	@echo "make test       unit tests, then the stored notebooks run again and compared"
 	@echo "make check      lint, format, types, spelling, notebook pairs, workflow files"
 	@echo "make bench      the benchmarks"
@@ -46,6 +47,10 @@ book: install
 	$(BIN)/python scripts/book.py book $(PARAMETERS)
 site: install
 	$(BIN)/python scripts/book.py site
+
+# the built pages in a headless browser, if there is one
+browse: install
+	$(BIN)/python scripts/check_browser.py _build/html
 
 test: unit nbval
 unit: install

@@ -261,7 +261,7 @@ def test_the_stamp_covers_all_that_a_chapter_depends_on(damaged: Path) -> None:
 
 def test_ci_runs_all_of_these_checks() -> None:
     steps = re.findall(r"^step (.+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
-    assert [step.split()[-1] for step in steps] == ["install", "check", "site", "test"]
+    assert [step.split()[-1] for step in steps] == ["install", "check", "site", "browse", "test"]
     assert "set -euo pipefail" in (ROOT / ".ci/run").read_text()
     planned = {word: green(ROOT, "-n", word) for word in ("check", "site", "test")}
     for command in ("ruff check", "ruff format --check", "mypy", "codespell", "interrogate"):
