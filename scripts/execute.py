@@ -1,5 +1,7 @@
 """Execute one chapter with papermill, in notebooks/, after checking the names of its parameters.
 
+python scripts/execute.py notebooks/NAME.md OUTPUT.ipynb -p seed 3 -p sizes "[1, 2]"
+
 papermill itself only warns about a misspelt parameter and then computes the default; here it is
 an error. The input is always the .md of the chapter, so no stored output can be mistaken for one
 that was computed.
@@ -7,13 +9,16 @@ that was computed.
 
 from __future__ import annotations
 
+import argparse
 import logging
+import sys
 import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
 
 import papermill
+import yaml
 from nb import NOTEBOOKS, dumps, from_md, kernel_environment
 from papermill.exceptions import PapermillExecutionError
 
@@ -41,6 +46,7 @@ def check_parameters(md: Path, parameters: dict[str, Any]) -> None:
 
 def execute(md: Path, output: Path, parameters: dict[str, Any], progress: bool = False) -> None:
     """Execute the chapter `md` into `output`; raise ChapterError when anything fails."""
+    output = output.resolve()
     kernel_environment()
     check_parameters(md, parameters)
     logging.getLogger("papermill").setLevel(logging.WARNING)
@@ -69,3 +75,31 @@ def failure(output: Path, error: PapermillExecutionError) -> str:
     shown = "\n".join(f"    {line}" for line in lines[:12]) + ("\n    ..." if lines[12:] else "")
     what = f"cell In [{error.exec_count}] raised {error.ename}: {error.evalue}"
     return f"{what}\n{shown}\n  whole traceback: {output}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Execute one chapter; values of parameters are read as YAML."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("chapter", type=Path, help="its .md (or .ipynb: the .md beside it is read)")
+    parser.add_argument("output", type=Path)
+    parser.add_argument(
+        "-p", dest="given", nargs=2, action="append", default=[], metavar=("NAME", "VALUE")
+    )
+    args = parser.parse_args(argv)
+    parameters = {name: yaml.safe_load(value) for name, value in args.given}
+    md = args.chapter.resolve().with_suffix(".md")
+    if not md.is_file():
+        parser.error(f"no such chapter: {args.chapter}")
+    try:
+        execute(md, args.output, parameters, progress=sys.stderr.isatty())
+    except ChapterError as error:
+        print(f"{md.stem}: {error}", file=sys.stderr)
+        return 1
+    print(f"{md.stem}: executed into {args.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -219,6 +219,20 @@ def test_a_misspelt_parameter_is_red(damaged: Path) -> None:
     assert not (damaged / "_build" / "html").exists()
 
 
+def test_one_chapter_with_other_parameters(damaged: Path) -> None:
+    command = [sys.executable, "scripts/execute.py", "notebooks/01_small.md", "_build/mine.ipynb"]
+    done = subprocess.run(
+        [*command, "-p", "sead", "3"], cwd=damaged, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "01_small: no parameter sead; it has: seed" in done.stderr
+    assert not (damaged / "_build" / "mine.ipynb").exists()
+    subprocess.run([*command, "-p", "seed", "-3"], cwd=damaged, check=True)
+    cells = json.loads((damaged / "_build" / "mine.ipynb").read_text())["cells"]
+    printed = "".join(text for c in cells for o in c.get("outputs", []) for text in o["text"])
+    assert "the value is positive: no" in printed
+
+
 PROBE = """
 import book, pathlib, sys
 md, root = book.chapters(book.ROOT)[0], book.ROOT
