@@ -195,6 +195,7 @@ def enumerate_regions(
 
 
 def _refuse_large(layers: list[Affine | nn.Module], dimension: int, max_units: int) -> None:
+    """Raise unless the layers are Linear and ReLU and few enough to enumerate."""
     widths, width = [], dimension
     for layer in layers:
         if isinstance(layer, Affine):

@@ -163,6 +163,7 @@ def pair_quotients(
 def _draw(
     samples: int, dimension: int, box: Box | None, generator: torch.Generator | None
 ) -> Tensor:
+    """Draw points, uniform in the box or standard normal without one."""
     if samples < 1:
         raise ValueError(f"samples must be at least 1; got {samples}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
@@ -174,6 +175,7 @@ def _draw(
 
 
 def _check(points: Tensor, dimension: int, box: Box | None) -> Tensor:
+    """Return given points in float64, or raise if they do not fit the domain."""
     x = points.detach().to(device="cpu", dtype=torch.float64)
     if x.ndim != 2 or len(x) == 0 or x.shape[1] != dimension or not torch.isfinite(x).all():
         raise ValueError(f"points must be finite of shape (n, {dimension}); got {tuple(x.shape)}")

@@ -172,6 +172,7 @@ def read_box(domain: tuple[Any, Any] | None, dimension: int) -> Box | None:
 
 
 def _flat(network: nn.Sequential) -> Iterator[nn.Module]:
+    """Yield the layers of nested Sequentials one after the other."""
     for module in network:
         if isinstance(module, nn.Sequential):
             yield from _flat(module)
@@ -180,16 +181,19 @@ def _flat(network: nn.Sequential) -> Iterator[nn.Module]:
 
 
 def _double(values: Tensor) -> Tensor:
+    """Return a detached copy in float64 on the CPU."""
     return values.detach().to(device="cpu", dtype=torch.float64, copy=True)
 
 
 def _affine(layer: nn.Linear) -> Affine:
+    """Read a linear layer; a missing bias is zero."""
     weight = _double(layer.weight)
     bias = torch.zeros(len(weight), dtype=torch.float64) if layer.bias is None else layer.bias
     return Affine(weight, _double(bias))
 
 
 def _batch_norm(layer: nn.BatchNorm1d) -> Affine:
+    """Read batch normalisation in evaluation mode as a diagonal affine map."""
     if layer.training or layer.running_mean is None or layer.running_var is None:
         raise TypeError(
             "BatchNorm1d must be in evaluation mode with running statistics: in training mode the "
@@ -204,6 +208,7 @@ def _batch_norm(layer: nn.BatchNorm1d) -> Affine:
 
 
 def _check_fit(second: Affine, first: Affine) -> None:
+    """Raise unless the second map takes as many numbers as the first gives."""
     if second.weight.shape[1] != first.weight.shape[0]:
         raise ValueError(
             f"neighbouring layers must fit: one gives {first.weight.shape[0]} numbers, "

@@ -55,6 +55,7 @@ class Bound:
     status: str
 
     def __post_init__(self) -> None:
+        """Refuse fields outside their range."""
         if self.kind not in KINDS:
             raise ValueError(f"kind must be one of {KINDS}; got {self.kind!r}")
         if self.norm not in (1, 2, math.inf):

@@ -13,6 +13,7 @@ __all__ = ["mlp"]
 
 
 def _linear(fan_in: int, fan_out: int, generator: torch.Generator, dtype: torch.dtype) -> nn.Linear:
+    """Make a linear layer with torch's default law, drawn from the generator alone."""
     # Built on the meta device, because nn.Linear's own initialisation draws from the global RNG.
     layer = nn.Linear(fan_in, fan_out, device="meta", dtype=dtype)
     layer = layer.to_empty(device=generator.device)
