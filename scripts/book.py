@@ -151,10 +151,10 @@ def stage() -> None:
     SOURCE.mkdir(parents=True)
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, SOURCE / name)
-    skip = shutil.ignore_patterns("__pycache__", ".*", "[0-9]*.md", "[0-9]*.ipynb")
-    for name in ("book", "notebooks", "results"):
+    for name, skip in (("book", ()), ("results", ()), ("notebooks", ("*.md", "*.ipynb"))):
         if (ROOT / name).is_dir():
-            shutil.copytree(ROOT / name, SOURCE / name, ignore=skip)
+            ignore = shutil.ignore_patterns("__pycache__", ".*", *skip)
+            shutil.copytree(ROOT / name, SOURCE / name, ignore=ignore)
     for md in chapters(ROOT):
         shutil.copy2(EXECUTED / f"{md.stem}.ipynb", SOURCE / "notebooks")
 
