@@ -69,8 +69,10 @@ def paired_difference(
 def judge_toy(frame: Any) -> list[dict[str, Any]]:
     """Judge the paper's four claims about the figure.
 
-    The rules were fixed before the full run. *Far too smooth*: the largest gradient stays below
-    0.75 and the gradient error above that of a constant. *Best at 10*: smaller gradient error than
+    The rules were written before the full run had ended, but for the first: it also asked for a
+    gradient error above that of a constant, which the paper does not say; that part is now
+    reported beside the verdict. *Far too smooth*: the largest gradient of every seed stays below
+    0.75. *Best at 10*: smaller gradient error than
     at 0.1 and at 1, by the paired interval. *Irregular with batch normalisation*: larger gradient
     error than without, by the paired interval, and largest gradient above 1.2. *Good*: gradient
     error at most a quarter above the best trained panel of the same normalisation, by the upper
@@ -95,7 +97,8 @@ def judge_toy(frame: Any) -> list[dict[str, Any]]:
     lp, alp = "lp-lambda10", "alp-k5-lambda1"
 
     low = frame[frame["method"] == "sn"]
-    smooth = low["max_gradient"].max() < 0.75 and low["gradient_error"].min() > CONSTANT
+    smooth = low["max_gradient"].max() < 0.75
+    idle = low["gradient_error"].min() > CONSTANT
 
     against = [paired_difference(frame, lp, f"lp-lambda{w}") for w in ("0.1", "1")]
     if all(high < 0 for _, _, high in against):
@@ -132,8 +135,8 @@ def judge_toy(frame: Any) -> list[dict[str, Any]]:
         {
             "claim": "SN without BN is far too smooth",
             "paper": "maximum gradient norm far below 1",
-            "ours": "the largest gradient norm of every seed is below 0.75: "
-            + said[bool(low["max_gradient"].max() < 0.75)],
+            "ours": f"the largest gradient norm of every seed is below 0.75: {said[bool(smooth)]};"
+            f" every gradient error is above that of a constant function: {said[bool(idle)]}",
             "verdict": "reproduced" if smooth else "not reproduced",
             "evidence": numbers(("sn", "max_gradient"), ("sn", "gradient_error")),
         },
