@@ -195,12 +195,13 @@ def panel_grid(
     scale = plt.get_cmap("gray").with_extremes(
         over=over or METHOD_COLOURS["adversarial_lipschitz_penalty"]
     )
-    drawn = None
     for ax, (name, image) in zip(axes.flat, images.items(), strict=False):
-        drawn = ax.imshow(image, cmap=scale, vmin=0, vmax=vmax, origin="lower", extent=extent)
+        ax.imshow(image, cmap=scale, vmin=0, vmax=vmax, origin="lower", extent=extent)
         ax.set_title(name, fontsize=8.5)
     for ax in axes.flat:
         ax.set_axis_off()
-    bar = fig.colorbar(drawn, ax=axes, extend="max", shrink=0.6 / rows**0.5, aspect=24, pad=0.02)
+    bar = fig.colorbar(
+        axes.flat[0].images[0], ax=axes, extend="max", shrink=0.6 / rows**0.5, aspect=24, pad=0.02
+    )
     bar.set_label("gradient norm")
     return fig

@@ -76,6 +76,7 @@ class _SpectralNorm(nn.Module):
         self.register_buffer("u", power_iteration(weight.detach(), u, steps=15)[1])
 
     def forward(self, weight: Tensor) -> Tensor:
+        """Return the normalised weight."""
         if self.training:
             sigma, u = power_iteration(weight, self.u.clone(), steps=self.steps)
             self.u.copy_(u)

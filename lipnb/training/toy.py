@@ -323,9 +323,11 @@ class _Trainer:
         return result
 
     def seconds(self) -> float:
+        """Time since the start, earlier parts of a resumed run included."""
         return time.perf_counter() - self.started
 
     def state(self, step: int) -> dict[str, Any]:
+        """Everything a run needs to continue after `step` updates."""
         return {
             "run": repr((self.labels, asdict(self.settings))),
             "step": step,
@@ -338,6 +340,7 @@ class _Trainer:
         }
 
     def save(self, path: Path | str, step: int) -> None:
+        """Write a checkpoint, whole or not at all."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -345,6 +348,7 @@ class _Trainer:
         os.replace(partial, path)
 
     def load(self, path: Path | str | None) -> int:
+        """Continue from a checkpoint, if there is one; return the updates already done."""
         if path is None or not Path(path).exists():
             return 0
         state = torch.load(path, weights_only=True)
@@ -358,6 +362,7 @@ class _Trainer:
         return int(state["step"])
 
     def finish(self) -> ToyRun:
+        """Fold the constraints into the weights and hand the networks over."""
         if self.us:
             with torch.no_grad():
                 for weight in self.stack.weights:
@@ -376,6 +381,7 @@ def _generator(seed: int, stream: int) -> torch.Generator:
 
 
 def _progress(steps: range, panel: Panel, show: bool) -> Iterable[int]:
+    """Wrap the steps in a progress bar, if one is wanted."""
     if not show:
         return steps
     from tqdm import tqdm

@@ -125,9 +125,11 @@ def judge_toy(frame: Any) -> list[dict[str, Any]]:
     facts = [*good, smoother]
 
     def share(parts: Sequence[bool]) -> str:
+        """Name the verdict on several facts together."""
         return "reproduced" if all(parts) else "partly" if any(parts) else "not reproduced"
 
     def numbers(*pairs: tuple[str, str]) -> list[dict[str, str]]:
+        """Name the records that bear a claim out."""
         return [{"method": method, "metric": metric} for method, metric in pairs]
 
     said = {True: "yes", False: "no"}

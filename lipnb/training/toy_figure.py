@@ -138,6 +138,7 @@ def _cost(job: tuple[Any, ...]) -> float:
 
 
 def _train(job: tuple[Any, ...]) -> list[FigureRun]:
+    """Train one kind of panel, on one thread."""
     group, seeds, settings, checkpoint, progress = job
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -149,6 +150,7 @@ def _train(job: tuple[Any, ...]) -> list[FigureRun]:
 
 
 def _split(run: ToyRun) -> Iterable[FigureRun]:
+    """Take a stack apart into its networks, measured one by one."""
     rows = surface_metrics(run.stack, RESOLUTION)
     weights, biases = run.stack.fold()
     for m, ((panel, seed), row) in enumerate(zip(run.labels, rows, strict=True)):

@@ -25,7 +25,7 @@ def test_power_iteration_converges_to_the_singular_value_in_stacks():
 
 def test_power_iteration_gradient_is_u_v_transposed():
     w = torch.randn(6, 4, generator=generator(), dtype=torch.float64).requires_grad_()
-    sigma, u = power_iteration(w, torch.ones(6, dtype=torch.float64), steps=500)
+    sigma, _ = power_iteration(w, torch.ones(6, dtype=torch.float64), steps=500)
     (grad,) = torch.autograd.grad(sigma, w)
     left, _, right = torch.linalg.svd(w.detach())
     torch.testing.assert_close(grad, torch.outer(left[:, 0], right[0]))
