@@ -13,6 +13,8 @@ import pytest
 import torch
 
 import lipnb.records
+import lipnb.theory.potentials
+import lipnb.training.toy_figure
 from lipnb.records import (
     make_record,
     provenance,
@@ -256,6 +258,29 @@ def test_the_state_is_that_before_the_run(project):
 def test_results_do_not_make_a_tree_unclean(project):
     write_record(record(), project / "results")
     assert snapshot([], project)["source"]["clean"]
+
+
+def test_a_module_brings_what_it_imports_and_no_more():
+    code = snapshot([lipnb.theory.potentials])["code"]
+    assert set(code) == {"lipnb/theory/potentials.py", "lipnb/theory/_clouds.py"}
+    found = set(snapshot([lipnb.training.toy_figure])["code"])
+    # Through a package's names to the file that defines them, and on to what that file imports.
+    assert {"lipnb/training/toy.py", "lipnb/regularizers/pairs.py", "lipnb/distances.py"} <= found
+    # Not the siblings of what is used, not what writes records, not files that only re-export.
+    others = {"lipnb/training/toy_claims.py", "lipnb/regularizers/gradient.py"}
+    assert not found & others
+    assert not [name for name in found if "records" in name or name.endswith("__init__.py")]
+
+
+def test_a_file_of_exports_is_passed_over_and_one_with_code_is_not(project):
+    init = project / "lipnb" / "__init__.py"
+    init.write_text("RATE = 1\n")
+    made = record(code=snapshot(["lipnb/__init__.py"], project))
+    init.write_text("RATE = 2\n")
+    assert stale_files(made, project) == ["lipnb/__init__.py"]
+    made["code"]["lipnb/__init__.py"] = "0"
+    init.write_text('"""Names."""\nfrom lipnb.step import RATE\n\n__all__ = ["RATE"]\n')
+    assert stale_files(made, project) == []
 
 
 def test_outside_a_repository_the_commit_is_unknown(tmp_path):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,8 @@ __all__ = ["repository_root", "snapshot", "stale_files"]
 
 _LOCK = "requirements.txt"
 _UNKNOWN = "unknown"
+_SHOWN = ("lipnb.records", "lipnb.plotting")
+_NAMES = ("__all__", "__version__")
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
 
 
@@ -47,7 +50,8 @@ def snapshot(code: Sequence[Path | str | ModuleType], root: Path | None = None) 
     Parameters
     ----------
     code : sequence of Path, str or module
-        What the run uses; a package stands for all its files, a chapter is given by its `.md`.
+        What the run uses: a module stands for itself and for whatever it imports from the
+        library, a package for all its files and theirs, a chapter is given by its `.md`.
     root : Path, optional
         The repository.
 
@@ -87,6 +91,7 @@ def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str
     list of str
         Changed or missing code files, the lock file if its pins changed, the data file if it did.
         Empty when nothing changed. Generated data are covered by the code that generates them.
+        An `__init__.py` that only re-exports computes nothing, and is passed over.
 
     Examples
     --------
@@ -105,13 +110,13 @@ def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str
         known[lock["name"]] = lock["sha256"]
     if (root / data["name"]).is_file():
         known[data["name"]] = data["sha256"]
-    return [name for name, digest in known.items() if _digest_today(name, root) != digest]
+    return [name for name, digest in known.items() if not _unchanged(name, digest, root)]
 
 
-def _digest_today(name: str, root: Path) -> str | None:
-    """Digest a file of a record: below the repository, or beside the installed package."""
-    paths = (root / name, _PACKAGE_PARENT / name)
-    return next((file_digest(path) for path in paths if path.is_file()), None)
+def _unchanged(name: str, digest: str, root: Path) -> bool:
+    """Compare a file of a record, below the repository or beside the installed package."""
+    path = next((p for p in (root / name, _PACKAGE_PARENT / name) if p.is_file()), None)
+    return path is not None and (_only_exports(path) or file_digest(path) == digest)
 
 
 def _code_files(code: Sequence[Path | str | ModuleType], root: Path) -> dict[str, str]:
@@ -126,7 +131,61 @@ def _code_files(code: Sequence[Path | str | ModuleType], root: Path) -> dict[str
             raise ValueError(f"code must be files or modules with a file; got {entry!r}")
         else:
             files.add(Path(entry.__file__))
-    return dict(sorted((_relative(file, root), file_digest(file)) for file in files))
+    waiting = list(files)
+    while waiting:
+        file = waiting.pop()
+        found = (set(_imported(file)) if file.is_file() else set()) - files
+        files |= found
+        waiting += found
+    kept = (file for file in files if not _only_exports(file))
+    return dict(sorted((_relative(file, root), file_digest(file)) for file in kept))
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """Yield the library's files that a module imports.
+
+    Names are followed through an `__init__.py` to the file that defines them. Records and plots
+    show numbers and compute none, so `lipnb.records` and `lipnb.plotting` are left out.
+    """
+    if file.suffix != ".py":
+        return
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [(node.module, alias.name) for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [(alias.name, "") for alias in node.names]
+        else:
+            continue
+        for module, name in names:
+            if module.split(".")[0] == "lipnb" and not module.startswith(_SHOWN):
+                yield from _definitions(module, name)
+
+
+def _definitions(module: str, name: str) -> Iterator[Path]:
+    """Yield the file of a module, or of the submodule that a package takes the name from."""
+    base = _PACKAGE_PARENT.joinpath(*module.split("."))
+    if base.with_suffix(".py").is_file():
+        yield base.with_suffix(".py")
+    elif (base / f"{name}.py").is_file():
+        yield base / f"{name}.py"
+    elif (init := base / "__init__.py").is_file():
+        exports = [
+            n for n in ast.parse(init.read_text("utf-8")).body if isinstance(n, ast.ImportFrom)
+        ]
+        sources = [n.module for n in exports if name in {a.asname or a.name for a in n.names}]
+        yield from _definitions(sources[0], name) if sources and sources[0] else [init]
+
+
+def _only_exports(file: Path) -> bool:
+    """Tell whether a file is an `__init__.py` of nothing but imports, names and strings."""
+    if file.name != "__init__.py":
+        return False
+    return all(
+        isinstance(node, ast.Import | ast.ImportFrom)
+        or (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant))
+        or (isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in _NAMES)
+        for node in ast.parse(file.read_text(encoding="utf-8")).body
+    )
 
 
 def _source_state(root: Path) -> dict[str, str | bool]:
