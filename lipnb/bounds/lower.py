@@ -84,7 +84,7 @@ def sampled_bound(
     References
     ----------
     Wood and Zhang, Estimation of the Lipschitz constant of a function (1996), for the idea of
-    sampled slopes; Terjek, Adversarial Lipschitz regularization (2020), equation (6), for the
+    sampled slopes; Terjek, Adversarial Lipschitz Regularization (2020), equation (6), for the
     constant.
     """
     start = perf_counter()
@@ -147,7 +147,7 @@ def pair_quotients(
 
     References
     ----------
-    Terjek, Adversarial Lipschitz regularization (2020), equation (6).
+    Terjek, Adversarial Lipschitz Regularization (2020), equation (6).
     """
     check_norm(norm)
     if x.ndim != 2 or x.shape != y.shape:
