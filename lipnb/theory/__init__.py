@@ -1,6 +1,24 @@
 """Part I: exact values of the quantities that the theory speaks of."""
 
+from lipnb.theory.funnels import (
+    FunnelPair,
+    PotentialScores,
+    benchmark_pair,
+    judge_potential,
+    random_funnels,
+)
 from lipnb.theory.potentials import CertifiedGap, certified_gap, mcshane_extension
 from lipnb.theory.transport import Transport, wasserstein1
 
-__all__ = ["CertifiedGap", "Transport", "certified_gap", "mcshane_extension", "wasserstein1"]
+__all__ = [
+    "CertifiedGap",
+    "FunnelPair",
+    "PotentialScores",
+    "Transport",
+    "benchmark_pair",
+    "certified_gap",
+    "judge_potential",
+    "mcshane_extension",
+    "random_funnels",
+    "wasserstein1",
+]
