@@ -204,10 +204,10 @@ class FunnelPair:
             W_1(\mu, \nu) = \mathbb E\, \|x - T(x)\|
                           = \frac{d\,(p - 1)}{(d + 1)(d + p)}\; \mathbb E\, \ell(x)
 
-        In polar coordinates around a centre the volume grows like r^{d-1}. So, whatever its ray,
-        a uniform x lies at a share t of it with density :math:`d\, t^{d-1}` on [0, 1]. There
-        :math:`\|x - T(x)\| = \ell\,(t - t^p)`: t is integrated out exactly, and only the length
-        of the ray is left to chance.
+        In polar coordinates around a centre the volume grows like :math:`r^{d-1}`. So, whatever
+        its ray, a uniform x lies at a share t of it with density :math:`d\, t^{d-1}` on [0, 1].
+        There :math:`\|x - T(x)\| = \ell\,(t - t^p)`: t is integrated out exactly, and only the
+        length of the ray is left to chance.
 
         Parameters
         ----------
@@ -361,7 +361,7 @@ def judge_potential(
 
     Examples
     --------
-    A plane instead of the cone |z|: right for half of the points, wrong for the others.
+    A plane in place of a cone: right for half of the points, wrong for the others.
 
     >>> pair = FunnelPair(torch.zeros(1, 1), torch.zeros(1), power=2.0)
     >>> scores = judge_potential(lambda z: z[:, 0], pair, 10000, torch.Generator().manual_seed(0))
