@@ -1,12 +1,7 @@
 """Part I: exact values of the quantities that the theory speaks of."""
 
-from lipnb.theory.funnels import (
-    FunnelPair,
-    PotentialScores,
-    benchmark_pair,
-    judge_potential,
-    random_funnels,
-)
+from lipnb.theory.funnels import FunnelPair, benchmark_pair, random_funnels
+from lipnb.theory.judgement import PotentialScores, judge_potential
 from lipnb.theory.potentials import CertifiedGap, certified_gap, mcshane_extension
 from lipnb.theory.transport import Transport, wasserstein1
 

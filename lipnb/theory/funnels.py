@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 
 import torch
 from torch import Tensor
 
-__all__ = ["FunnelPair", "PotentialScores", "benchmark_pair", "judge_potential", "random_funnels"]
+__all__ = ["FunnelPair", "benchmark_pair", "random_funnels"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +225,7 @@ class FunnelPair:
         ValueError
             If n is below 2.
         """
-        _require_count(n, 2)
+        require_count(n, 2)
         length = self._rays(self._uniform(n, generator))[2]
         d, p = self.dimension, self.power
         factor = d * (p - 1) / ((d + 1) * (d + p))
@@ -234,7 +233,7 @@ class FunnelPair:
 
     def _uniform(self, n: int, generator: torch.Generator) -> Tensor:
         """Draw n points of mu in float64."""
-        _require_count(n, 1)
+        require_count(n, 1)
         shape, a = (n, self.dimension), self.centres
         unit = torch.rand(shape, generator=generator, dtype=a.dtype, device=a.device)
         return (2 * unit - 1) * self.half_side
@@ -278,122 +277,6 @@ class FunnelPair:
         wall = (self.half_side * v.sign() - a) / v  # distance to the wall in each coordinate
         wall = torch.where(v == 0, torch.full_like(wall, math.inf), wall)
         return a, radius, torch.minimum(takeover.amin(dim=1), wall.amin(dim=1))
-
-
-@dataclass(frozen=True)
-class PotentialScores:
-    r"""How near a critic f comes to the optimal potential u of a `FunnelPair`.
-
-    Attributes
-    ----------
-    wasserstein1 : float
-        Mean of f(x_i) - f(y_i) over pairs of the optimal plan: what f takes the distance for.
-    standard_error : float
-        Standard error of that mean.
-    cost : float
-        Mean of :math:`\|x_i - y_i\|` over the same pairs: what a perfect f attains on them.
-    cosine : float
-        Mean cosine between the gradients of f and u at the y_i, in [-1, 1]; 0 counts where f has
-        no slope.
-    squared_gradient_error : float
-        Mean of :math:`\|\nabla f(y_i) - \nabla u(y_i)\|_2^2`, at least 0.
-    """
-
-    wasserstein1: float
-    standard_error: float
-    cost: float
-    cosine: float
-    squared_gradient_error: float
-
-
-def judge_potential(
-    f: Callable[[Tensor], Tensor],
-    pair: FunnelPair,
-    n: int,
-    generator: torch.Generator,
-    *,
-    dtype: torch.dtype | None = None,
-) -> PotentialScores:
-    r"""Judge a critic against the truth: its distance, and its gradient where nu lies.
-
-    .. math::
-        \mathbb E_\mu f - \mathbb E_\nu f, \qquad
-        \mathbb E_\nu \cos(\nabla f, \nabla u), \qquad
-        \mathbb E_\nu \|\nabla f - \nabla u\|_2^2
-
-    The gradient is judged at nu, where it would move the points of a generator. With p > 1 it does
-    not depend on which optimal potential is taken: each of them rises with slope one along almost
-    every ray, thus has the gradient of u wherever it has one.
-
-    Parameters
-    ----------
-    f : callable
-        Critic, (n, d) to (n,) or (n, 1), differentiable by autograd, for E_mu f - E_nu f. A module
-        in training mode is called as it is: call ``eval()`` first.
-    pair : FunnelPair
-        The two laws.
-    n : int
-        Number of pairs (x_i, y_i), at least 2.
-    generator : torch.Generator
-        Source of all randomness. Give each critic a generator with the same seed: they then see
-        the same points.
-    dtype : torch.dtype, optional
-        Of the points that f is called with; by default torch's default dtype.
-
-    Returns
-    -------
-    PotentialScores
-        The true potential gets cosine 1, squared gradient error 0, and its `cost`.
-
-    Raises
-    ------
-    ValueError
-        If n is below 2, or f returns another shape, something not finite or without a gradient.
-
-    Notes
-    -----
-    u has no gradient at a centre. Points y_i that round to one count only for the distance: about
-    one in eighty for the stored pair of dimension 2 in float32, in dimensions 8 and 32 none.
-
-    References
-    ----------
-    Korotin, Kolesov and Burnaev (2022) use the same three scores.
-
-    Examples
-    --------
-    A plane in place of a cone: right for half of the points, wrong for the others.
-
-    >>> pair = FunnelPair(torch.zeros(1, 1), torch.zeros(1), power=2.0)
-    >>> scores = judge_potential(lambda z: z[:, 0], pair, 10000, torch.Generator().manual_seed(0))
-    >>> abs(scores.cosine) < 0.03, abs(scores.wasserstein1) < 4 * scores.standard_error
-    (True, True)
-    """
-    _require_count(n, 2)
-    x, y = pair.sample_plan(n, generator, dtype=dtype)
-    with torch.no_grad():
-        f_x = _values(f, x)
-    with torch.enable_grad():
-        f_y = _values(f, y.requires_grad_())
-        slope = (
-            torch.autograd.grad(f_y.sum(), y, allow_unused=True)[0] if f_y.requires_grad else None
-        )
-    if slope is None or not bool(slope.isfinite().all()):
-        came = "no graph from the points" if slope is None else "a gradient that is not finite"
-        raise ValueError(f"f must be differentiable in its points; got {came}")
-    y = y.detach()
-    gain, cost = f_x - f_y.detach(), (x - y).to(torch.float64).norm(dim=1)
-    truth = pair.gradient(y)
-    known = truth.any(dim=1)
-    truth, slope = truth[known], slope.to(torch.float64)[known]
-    if not len(truth):
-        raise ValueError(f"n must be larger: all {n} points of nu rounded to centres")
-    return PotentialScores(
-        wasserstein1=gain.mean().item(),
-        standard_error=gain.std().item() / math.sqrt(n),
-        cost=cost.mean().item(),
-        cosine=(_unit(slope) * truth).sum(dim=1).mean().item(),
-        squared_gradient_error=(slope - truth).square().sum(dim=1).mean().item(),
-    )
 
 
 def random_funnels(
@@ -448,7 +331,7 @@ def random_funnels(
     194
     """
     for count, name in ((dimension, "dimension"), (funnels, "funnels")):
-        _require_count(count, 1, name)
+        require_count(count, 1, name)
     if not isinstance(seed, int) or not 0 <= seed < 2**31:
         raise ValueError(f"seed must be an integer from 0 to {2**31 - 1}; got {seed!r}")
     if not 0 <= offset_scale < math.inf:
@@ -519,17 +402,6 @@ def _active(centres: Tensor, offsets: Tensor) -> Tensor:
     return offsets < others.amin(dim=1)
 
 
-def _values(f: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
-    """Call f; return one finite float64 number per point."""
-    values = f(z)
-    if not isinstance(values, Tensor) or values.shape not in {(len(z),), (len(z), 1)}:
-        came = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"f must return shape ({len(z)},) or ({len(z)}, 1); got {came}")
-    if not bool(values.isfinite().all()):
-        raise ValueError("f must return finite values; got NaN or infinity")
-    return values.reshape(len(z)).to(torch.float64)
-
-
 def _floats(values: Tensor, name: str, *, detach: bool = True) -> Tensor:
     """Check for finite floating-point numbers, and make them float64; detached ones are copies."""
     if not isinstance(values, Tensor) or not values.is_floating_point():
@@ -541,7 +413,7 @@ def _floats(values: Tensor, name: str, *, detach: bool = True) -> Tensor:
     return values.detach().clone().to(torch.float64) if detach else values.to(torch.float64)
 
 
-def _require_count(n: int, least: int, name: str = "n") -> None:
+def require_count(n: int, least: int, name: str = "n") -> None:
     """Refuse a number of things that is too small or no integer."""
     if not isinstance(n, int) or n < least:
         raise ValueError(f"{name} must be an integer of at least {least}; got {n!r}")
