@@ -239,6 +239,9 @@ def test_a_record_knows_what_changed(project):
     assert stale_files(made, project) == []
     (project / "lipnb" / "step.py").write_text("RATE = 0.2\n")
     assert stale_files(made, project) == ["lipnb/step.py"]
+    pins = f"torch=={torch.__version__.partition('+')[0]}\nnumpy=={np.__version__}\n"
+    (project / "requirements.txt").write_text("# a comment\npandas==3.0\n" + pins)
+    assert stale_files(made, project) == ["lipnb/step.py"]
     (project / "requirements.txt").write_text("torch==2.16.0\n")
     (project / "points.csv").write_text("0,2\n")
     changed = ["lipnb/step.py", "requirements.txt", "points.csv"]

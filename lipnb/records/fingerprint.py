@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -16,6 +17,7 @@ __all__ = ["repository_root", "snapshot", "stale_files"]
 
 _LOCK = "requirements.txt"
 _UNKNOWN = "unknown"
+_COMPUTES = ("torch", "numpy")
 _SHOWN = ("lipnb.records", "lipnb.plotting")
 _NAMES = ("__all__", "__version__")
 _PACKAGE_PARENT = Path(__file__).resolve().parents[2]
@@ -89,7 +91,8 @@ def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str
     Returns
     -------
     list of str
-        Changed or missing code files, the lock file if its pins changed, the data file if it did.
+        Changed or missing code files, the lock file if its pins of torch and numpy are no longer
+        those of the record, the data file if it changed.
         Empty when nothing changed. Generated data are covered by the code that generates them.
         An `__init__.py` that only re-exports computes nothing, and is passed over.
 
@@ -106,11 +109,26 @@ def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str
     root = root or repository_root()
     known = dict(record["code"])
     lock, data = record["lock"], record["data"]
-    if lock["sha256"] != _UNKNOWN:
+    if lock["sha256"] != _UNKNOWN and not _same_pins(record.get("environment", {}), root):
         known[lock["name"]] = lock["sha256"]
     if (root / data["name"]).is_file():
         known[data["name"]] = data["sha256"]
     return [name for name, digest in known.items() if not _unchanged(name, digest, root)]
+
+
+def _same_pins(environment: Mapping[str, Any], root: Path) -> bool:
+    """Tell whether the lock file still pins the libraries that computed a record.
+
+    Another package in the lock file, or a comment, changes its digest and no number.
+    """
+    lock = root / _LOCK
+    if not lock.is_file() or "torch" not in environment:
+        return False
+    pins = set(re.findall(r"^([\w-]+)==([^\s;]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    used = {
+        name: str(environment[name]).partition("+")[0] for name in _COMPUTES if name in environment
+    }
+    return set(used.items()) <= pins
 
 
 def _unchanged(name: str, digest: str, root: Path) -> bool:
