@@ -270,7 +270,7 @@ def test_a_module_brings_what_it_imports_and_no_more():
     # Through a package's names to the file that defines them, and on to what that file imports.
     assert {"lipnb/training/toy.py", "lipnb/regularizers/pairs.py", "lipnb/distances.py"} <= found
     # Not the siblings of what is used, not what writes records, not files that only re-export.
-    others = {"lipnb/training/toy_claims.py", "lipnb/regularizers/gradient.py"}
+    others = {"lipnb/training/toy_claims.py", "lipnb/theory/transport.py"}
     assert not found & others
     assert not [name for name in found if "records" in name or name.endswith("__init__.py")]
 
