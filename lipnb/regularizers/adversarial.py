@@ -1,144 +1,27 @@
-"""Adversarial Lipschitz regularisation: the perturbation r_adv and the penalty on its slope."""
+"""Adversarial Lipschitz regularisation: the penalty on the slope towards r_adv."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from lipnb.distances import euclidean
+from lipnb.regularizers._network import FixedNetwork
 from lipnb.regularizers.pairs import lipschitz_penalty
-from lipnb.regularizers.penalty import Penalty, require_batch, require_finite, require_output
+from lipnb.regularizers.penalty import Penalty
+from lipnb.regularizers.perturbation import (
+    Distance,
+    Domain,
+    Radius,
+    clamp_to,
+    climb,
+    draw_start,
+    move,
+    require_search,
+)
 
-__all__ = ["adversarial_lipschitz_penalty", "adversarial_perturbation"]
-
-Distance = Callable[[Tensor, Tensor], Tensor]
-Radius = float | tuple[float, float] | Tensor
-Domain = tuple[float | Tensor, float | Tensor]
-
-
-def adversarial_perturbation(
-    f: Callable[[Tensor], Tensor],
-    x: Tensor,
-    *,
-    output: Tensor | None = None,
-    radius: Radius = (0.1, 10.0),
-    xi: float = 10.0,
-    steps: int = 1,
-    output_distance: Distance | None = None,
-    input_distance: Distance | None = None,
-    domain: Domain | None = None,
-    start: Tensor | None = None,
-    generator: torch.Generator | None = None,
-) -> Tensor:
-    r"""Search, for each sample, the direction in which f changes most.
-
-    Start from a random unit vector :math:`r_0` and repeat, for :math:`i < k`,
-
-    .. math::
-        r_{i+1} = \frac{g_i}{\|g_i\|_2}, \qquad
-        g_i = \nabla_r\, d_Y\bigl(f(x), f(x + r)\bigr)\big|_{r = \xi r_i}, \qquad
-        r_{adv} = \epsilon\, r_k, \quad \epsilon \sim P_\epsilon .
-
-    Where the gradient is exactly zero the previous direction is kept, so the length of every
-    perturbation is :math:`\epsilon`, unless the domain shortens it.
-
-    Parameters
-    ----------
-    f : callable
-        Network, (n, ...) to (n,) or (n, ...). If it is an `nn.Module`, its buffers (running
-        statistics, power-iteration vectors) are left as they were.
-    x : Tensor
-        Points, shape (n, ...). In the units of the data.
-    output : Tensor, optional
-        f(x), if the caller has it already. It is not differentiated through.
-    radius : float, (float, float) or Tensor
-        Length epsilon of the perturbation in the units of x: one number, an interval from which
-        each sample draws its own uniformly, or one number per sample, shape (n,).
-    xi : float
-        Distance at which the gradient is taken, in the units of x.
-    steps : int
-        Number k of iterations; 0 leaves the random direction and never calls f.
-    output_distance : callable, optional
-        d_Y(y, y'), one number per sample, shape (n,); by default the Euclidean distance.
-    input_distance : callable, optional
-        d_X(x, x'), shape (n,). If given, the search climbs the quotient d_Y / d_X; if not, d_Y.
-    domain : (low, high), optional
-        Box, of numbers or of tensors that broadcast with x, to which the perturbed points are
-        clamped, in the search and at the end.
-    start : Tensor, optional
-        Directions to start from, in place of random ones; of the shape of x, any length but 0.
-    generator : torch.Generator, optional
-        Source of all randomness, on the device of x. If given, the global generators are left as
-        they were, even if f draws from them (dropout).
-
-    Returns
-    -------
-    Tensor
-        r_adv with the shape and dtype of x, detached.
-
-    Raises
-    ------
-    ValueError
-        If a shape, the radius, xi, the number of steps or the domain is unusable, if x is not
-        finite or lies outside the domain, or if the gradient of the distance is not finite.
-    TypeError
-        If x is not a floating-point tensor.
-
-    Notes
-    -----
-    Only first derivatives are taken. With one output and the default distance a step returns
-    plus or minus the normalised gradient of f at a random point at distance xi. The length
-    comes out as epsilon up to rounding also for an interval of zero width.
-
-    References
-    ----------
-    Terjek (2020), equations (14), (24) and (25).
-
-    Examples
-    --------
-    >>> a = torch.tensor([3.0, 4.0])
-    >>> r = adversarial_perturbation(lambda x: x @ a, torch.zeros(5, 2), radius=2.0)
-    >>> (r / 2.0).abs()[0]
-    tensor([0.6000, 0.8000])
-    """
-    require_batch(x)
-    if not isinstance(steps, int) or steps < 0:
-        raise ValueError(f"steps must be an integer of at least 0; got {steps!r}")
-    if not 0 < xi < float("inf"):
-        raise ValueError(f"xi must be positive and finite; got {xi}")
-    x = x.detach()
-    clamp = _clamp_to(domain, x)
-    epsilon = _draw_radius(radius, x, generator)
-    if start is None:
-        start = torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    elif start.shape != x.shape:
-        raise ValueError(
-            f"start must have the shape of x, {tuple(x.shape)}; got {tuple(start.shape)}"
-        )
-    # A start of length zero has no direction; the diagonal stands in for it.
-    direction = _normalise(start.to(x), torch.full_like(x, x[0].numel() ** -0.5))
-    if steps:
-        distance = output_distance or euclidean
-        with _unchanged(f, x.device, generator), torch.enable_grad():
-            if output is None:
-                with torch.no_grad():
-                    output = f(x)
-            require_output(output, x.shape[0])
-            output = output.detach()
-            for _ in range(steps):
-                r = (xi * direction).requires_grad_()
-                moved = clamp(x + r)
-                rise = distance(output, f(moved))  # d_Y(f(x), f(x + xi r_i))
-                if input_distance is not None:
-                    rise = rise / input_distance(x, moved).clamp_min(torch.finfo(x.dtype).tiny)
-                (gradient,) = torch.autograd.grad(rise.sum(), r)
-                require_finite(gradient, "the gradient of output_distance(f(x), f(x + r))")
-                direction = _normalise(gradient, direction)
-    r = epsilon.reshape(-1, *[1] * (x.ndim - 1)) * direction
-    return r if domain is None else clamp(x + r) - x
+__all__ = ["adversarial_lipschitz_penalty"]
 
 
 def adversarial_lipschitz_penalty(
@@ -146,6 +29,7 @@ def adversarial_lipschitz_penalty(
     x: Tensor,
     *,
     output: Tensor | None = None,
+    fixed_output: bool = False,
     lipschitz_constant: float = 1.0,
     radius: Radius = (0.1, 10.0),
     xi: float = 10.0,
@@ -167,12 +51,16 @@ def adversarial_lipschitz_penalty(
     Parameters
     ----------
     f : callable
-        Network, (n, ...) to (n,) or (n, ...).
+        Network, (n, ...) to (n,) or (n, ...). If it is an `nn.Module`, its buffers are left as
+        they were: running statistics change in the pass of the training loss only.
     x : Tensor
-        Points, shape (n, ...).
+        Points, shape (n, ...). They are not differentiated.
     output : Tensor, optional
-        f(x) with its graph, if the training loss has computed it already. Pass it detached to
-        keep f(x) fixed, as virtual adversarial training does.
+        f(x) with its graph, if the training loss has computed it already. Leave it out if f is
+        random (dropout): all passes then use the same random numbers.
+    fixed_output : bool
+        Whether f(x) is held fixed, as virtual adversarial training does, so that f(x + r_adv) alone
+        is differentiated.
     lipschitz_constant : float
         Target K, at least 0.
     radius, xi, steps, output_distance, input_distance, domain, start, generator
@@ -186,8 +74,8 @@ def adversarial_lipschitz_penalty(
     Returns
     -------
     Penalty
-        Loss (at least 0), slopes (n,) and the number of slopes above K. A sample whose
-        perturbation the domain has shortened to nothing has slope 0.
+        Loss (at least 0), slopes (n,) in float32 or wider, and the number of slopes above K. A
+        sample whose perturbation the domain has shortened to nothing has slope 0.
 
     Raises
     ------
@@ -197,7 +85,16 @@ def adversarial_lipschitz_penalty(
     Notes
     -----
     Given f(x), the cost is k forward passes, k backward passes with respect to the input, and one
-    forward pass whose parameters are differentiated. No second derivatives.
+    forward pass whose parameters are differentiated. No second derivatives, so that f may be
+    compiled, and nothing more is needed under `DistributedDataParallel`.
+
+    With xi = 0 and f(x) computed from an x that requires a gradient (or left to this function), a
+    single backward pass through the graph of f(x) gives the direction, and no other forward pass
+    than those of f(x) and f(x + r_adv) is made.
+
+    In training mode torch's spectral normalisation changes its estimate with every pass, and a
+    given output was computed with another one than f(x + r_adv) will be; leave the output out, or
+    compute it and the penalty inside one ``torch.nn.utils.parametrize.cached()``.
 
     References
     ----------
@@ -210,95 +107,33 @@ def adversarial_lipschitz_penalty(
     >>> round(penalty.loss.item(), 3), penalty.violations.item()
     (16.0, 5)
     """
-    require_batch(x)
+    require_search(f, x, xi, steps, output_distance, input_distance)
+    clamp = clamp_to(domain, x)
+    epsilon, direction = draw_start(x, radius, start, generator)
+    network = FixedNetwork(f, x.device, generator)
     if output is None:
-        output = f(x)
-    require_output(output, x.shape[0])
-    r = adversarial_perturbation(
-        f,
+        x = x.detach().requires_grad_(xi == 0 and steps > 0)
+        output = network(x)
+    direction = climb(
+        network,
         x,
-        output=output,
-        radius=radius,
+        output,
+        direction,
         xi=xi,
         steps=steps,
         output_distance=output_distance,
         input_distance=input_distance,
-        domain=domain,
-        start=start,
-        generator=generator,
+        clamp=clamp,
     )
+    x = x.detach()
     return lipschitz_penalty(
-        f,
-        x.detach(),
-        _clamp_to(domain, x)(x.detach() + r),
-        output=output,
+        network,
+        x,
+        move(x, epsilon * direction, clamp),
+        output=output.detach() if fixed_output else output,
         lipschitz_constant=lipschitz_constant,
         one_sided=one_sided,
         output_distance=output_distance,
         input_distance=input_distance,
         reduction=reduction,
     )
-
-
-def _normalise(gradient: Tensor, fallback: Tensor) -> Tensor:
-    """Scale each sample to unit length; where it is zero take the fallback."""
-    flat = gradient.flatten(1)
-    largest = flat.abs().amax(dim=1, keepdim=True)
-    # Dividing by the largest entry first keeps the squares of tiny gradients from underflowing.
-    scaled = flat / largest.where(largest > 0, torch.ones_like(largest))
-    length = scaled.square().sum(dim=1, keepdim=True).sqrt()
-    unit = scaled / length.where(length > 0, torch.ones_like(length))
-    return torch.where(largest > 0, unit, fallback.flatten(1)).reshape(gradient.shape)
-
-
-def _draw_radius(radius: Radius, x: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Return one epsilon per sample, shape (n,)."""
-    n = x.shape[0]
-    if isinstance(radius, Tensor) and radius.ndim:
-        if radius.shape != (n,) or not bool((radius > 0).all()):
-            raise ValueError(
-                f"a radius per sample must be positive, of shape ({n},);"
-                f" got shape {tuple(radius.shape)}, smallest {radius.min().item()}"
-            )
-        require_finite(radius, "radius")
-        return radius.to(x)
-    low, high = radius if isinstance(radius, (tuple, list)) else (radius, radius)
-    low, high = float(low), float(high)
-    if not 0 < low <= high < float("inf"):
-        raise ValueError(f"radius must be positive, or (low, high) with low <= high; got {radius}")
-    share = torch.rand(n, generator=generator, device=x.device, dtype=x.dtype)
-    return low + (high - low) * share
-
-
-def _clamp_to(domain: Domain | None, x: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the projection onto the domain, after checking that x lies inside."""
-    if domain is None:
-        return lambda point: point
-    low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in domain)
-    if bool((low >= high).any()):
-        raise ValueError(f"domain must be (low, high) with low < high; got {domain}")
-    if bool(((x < low) | (x > high)).any()):
-        raise ValueError(
-            f"x must lie inside the domain {domain};"
-            f" got values from {x.min().item()} to {x.max().item()}"
-        )
-    return lambda point: point.clamp(low, high)
-
-
-@contextlib.contextmanager
-def _unchanged(
-    f: Callable[[Tensor], Tensor], device: torch.device, generator: torch.Generator | None
-) -> Iterator[None]:
-    """Put buffers and, with a generator, the global random state back after the search."""
-    buffers = list(f.buffers()) if isinstance(f, nn.Module) else []
-    before = [(buffer, buffer.clone()) for buffer in buffers]
-    devices = [device] if device.type == "cuda" else []
-    try:
-        with torch.random.fork_rng(devices, enabled=generator is not None):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                # Through .data, since a graph may have saved the buffer: it gets back the very
-                # value that the graph saw, and must not be told of a change.
-                buffer.data.copy_(value)

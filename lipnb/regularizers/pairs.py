@@ -8,7 +8,14 @@ import torch
 from torch import Tensor
 
 from lipnb.distances import euclidean
-from lipnb.regularizers.penalty import Penalty, excess_penalty, require_batch, require_output
+from lipnb.regularizers._network import FixedNetwork
+from lipnb.regularizers.penalty import (
+    Penalty,
+    excess_penalty,
+    require_batch,
+    require_finite,
+    require_output,
+)
 
 __all__ = ["lipschitz_penalty"]
 
@@ -24,6 +31,7 @@ def lipschitz_penalty(
     output_distance: Callable[[Tensor, Tensor], Tensor] | None = None,
     input_distance: Callable[[Tensor, Tensor], Tensor] | None = None,
     reduction: str = "mean_square",
+    generator: torch.Generator | None = None,
 ) -> Penalty:
     r"""Penalise the slope of f between partners of two batches.
 
@@ -34,11 +42,13 @@ def lipschitz_penalty(
     Parameters
     ----------
     f : callable
-        Network, (n, ...) to (n,) or (n, ...).
+        Network, (n, ...) to (n,) or (n, ...). If it is an `nn.Module`, its buffers (running
+        statistics, power-iteration vectors) are left as they were.
     x, y : Tensor
-        The pairs, both of shape (n, ...).
+        The pairs, both of shape (n, ...): partners of a real and a fake batch, or `random_pairs`.
     output : Tensor, optional
-        f(x), if the caller has it already; with its graph, or detached to keep it fixed.
+        f(x), if the caller has it already; with its graph, or detached to keep it fixed. Leave it
+        out if f is random (dropout): both passes then use the same random numbers.
     lipschitz_constant : float
         Target K, at least 0.
     one_sided : bool
@@ -47,17 +57,21 @@ def lipschitz_penalty(
         d_Y and d_X, one number per sample; by default Euclidean.
     reduction : {"mean_square", "mean", "mean_both"}
         Which function of the excess is averaged.
+    generator : torch.Generator, optional
+        Source of the random numbers in f (dropout). If given, the global generators are left as
+        they were; if not, f draws from them.
 
     Returns
     -------
     Penalty
-        Loss (at least 0), slopes (n,) and the number of slopes above K. A pair of equal points
-        has slope 0: it says nothing.
+        Loss (at least 0), slopes (n,) in float32 or wider, and the number of slopes above K. A pair
+        of equal points has slope 0: it says nothing.
 
     Raises
     ------
     ValueError
-        If shapes differ, a value is not finite, or K or the reduction is unusable.
+        If shapes differ, a value, an output or a slope is not finite, or K or the reduction is
+        unusable.
     TypeError
         If x or y is not a floating-point tensor.
 
@@ -76,12 +90,16 @@ def lipschitz_penalty(
     require_batch(y, "y")
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape; got {tuple(x.shape)} and {tuple(y.shape)}")
+    f = FixedNetwork(f, x.device, generator)
     if output is None:
         output = f(x)
     require_output(output, x.shape[0])
-    rise = (output_distance or euclidean)(output, f(y))  # d_Y(f(x), f(y))
+    other = f(y)
+    require_output(other, x.shape[0], "f(y)")
+    rise = (output_distance or euclidean)(output, other)  # d_Y(f(x), f(y))
     run = (input_distance or euclidean)(x, y)  # d_X(x, y)
     slopes = torch.where(run > 0, rise / run.where(run > 0, torch.ones_like(run)), 0)
+    require_finite(slopes, "the slope d_Y / d_X")
     return excess_penalty(
         slopes, lipschitz_constant=lipschitz_constant, one_sided=one_sided, reduction=reduction
     )

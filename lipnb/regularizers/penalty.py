@@ -108,10 +108,11 @@ def require_finite(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be finite; got {int((~torch.isfinite(x)).sum())} bad values")
 
 
-def require_output(y: Tensor, n: int, *, scalar: bool = False) -> None:
-    """Refuse a network output that is not one row, or not one number, per sample."""
+def require_output(y: Tensor, n: int, name: str = "f(x)", *, scalar: bool = False) -> None:
+    """Refuse a network output that is not one finite row, or not one number, per sample."""
     if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != n:
         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-        raise ValueError(f"f(x) must have {n} rows, one per sample; got {shape}")
+        raise ValueError(f"{name} must have {n} rows, one per sample; got {shape}")
     if scalar and y.numel() != n:
-        raise ValueError(f"f(x) must hold one number per sample; got shape {tuple(y.shape)}")
+        raise ValueError(f"{name} must hold one number per sample; got shape {tuple(y.shape)}")
+    require_finite(y, name)
