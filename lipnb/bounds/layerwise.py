@@ -17,23 +17,25 @@ from lipnb.bounds.network import (
     read_layers,
 )
 from lipnb.bounds.result import Bound
+from lipnb.models.groupsort import GroupSort
 
 __all__ = ["activation_constant", "product_bound"]
 
 
 def activation_constant(layer: nn.Module) -> float:
-    """Return the Lipschitz constant of an elementwise activation layer.
+    """Return the Lipschitz constant of an activation layer, for every p-norm.
 
     Parameters
     ----------
     layer : nn.Module
-        `ReLU`, `LeakyReLU`, `ELU`, `Softplus`, `Tanh`, `Sigmoid` or `Identity`.
+        `ReLU`, `LeakyReLU`, `ELU`, `Softplus`, `Tanh`, `Sigmoid`, `Identity` or
+        `lipnb.models.GroupSort`.
 
     Returns
     -------
     float
-        The largest absolute slope of the scalar function, which is the constant of the layer for
-        every p-norm, because the layer acts on each coordinate alone.
+        The largest absolute slope of the scalar function, if the layer acts on each coordinate
+        alone; 1 for `GroupSort`, which permutes.
 
     Raises
     ------
@@ -45,7 +47,7 @@ def activation_constant(layer: nn.Module) -> float:
     >>> activation_constant(nn.ReLU()), activation_constant(nn.LeakyReLU(-2.0))
     (1.0, 2.0)
     """
-    if isinstance(layer, (nn.ReLU, nn.Tanh, nn.Softplus, nn.Identity)):
+    if isinstance(layer, (nn.ReLU, nn.Tanh, nn.Softplus, nn.Identity, GroupSort)):
         return 1.0
     if isinstance(layer, nn.Sigmoid):
         return 0.25
@@ -54,7 +56,7 @@ def activation_constant(layer: nn.Module) -> float:
     if isinstance(layer, nn.ELU):
         return max(1.0, abs(layer.alpha))
     raise TypeError(
-        "layer must be ReLU, LeakyReLU, ELU, Softplus, Tanh, Sigmoid or Identity; "
+        "layer must be ReLU, LeakyReLU, ELU, Softplus, Tanh, Sigmoid, Identity or GroupSort; "
         f"got {type(layer).__name__}"
     )
 
@@ -83,7 +85,7 @@ def product_bound(
     ----------
     network : nn.Sequential
         Linear layers (batch normalisation in evaluation mode is folded into them) and the
-        elementwise activations of `activation_constant`.
+        activations of `activation_constant`.
     norm : {1, 2, inf}
         The p of the input and, for vector outputs, of the output.
     domain : (low, high), optional

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from lipnb.bounds import activation_constant, enumerate_regions, product_bound
-from lipnb.models import mlp
+from lipnb.models import GroupSort, mlp
 
 NORMS = (1, 2, math.inf)
 
@@ -59,6 +59,22 @@ def test_activation_constants_are_the_largest_slope(layer: nn.Module) -> None:
     x = torch.linspace(-20, 20, 400_001, dtype=torch.float64)
     slope = (layer(x).diff() / x.diff()).abs().max().item()
     assert slope == pytest.approx(activation_constant(layer), rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("size", [2, 4, None])
+def test_groupsort_has_constant_one_and_attains_it(size: int | None, norm: float) -> None:
+    layer, generator = GroupSort(size), torch.Generator().manual_seed(0)
+    x = torch.randn(100, 8, generator=generator, dtype=torch.float64)
+    y = x + 1e-6 * torch.randn(100, 8, generator=generator, dtype=torch.float64)
+    images, points = (
+        torch.linalg.vector_norm(d, norm, dim=1) for d in (layer(x) - layer(y), x - y)
+    )
+    assert (images / points).max().item() == pytest.approx(activation_constant(layer), rel=1e-6)
+    network = mlp([2, 8, 8, 1], lambda: layer, dtype=torch.float64)
+    weights = [network[i].weight.detach() for i in (0, 2, 4)]
+    product = math.prod(torch.linalg.matrix_norm(w, ord=norm).item() for w in weights)
+    assert product_bound(network, norm=norm).value == pytest.approx(product, rel=1e-12)
 
 
 def test_activation_constants_enter_the_product() -> None:
