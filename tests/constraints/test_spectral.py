@@ -1,4 +1,4 @@
-"""Spectral normalisation: a bound in evaluation, an approximation while training."""
+"""Spectral normalisation of dense layers: a bound in evaluation, an estimate in training."""
 
 import copy
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipnb.constraints import power_iteration, spectral_norm
+from lipnb.constraints import power_iteration, spectral, spectral_norm
 
 
 def generator(seed=0):
@@ -59,7 +59,7 @@ def test_state_survives_copy_and_round_trip():
 
 def test_errors():
     with pytest.raises(TypeError, match=r"nn\.Linear; got Conv2d"):
-        spectral_norm(nn.Conv2d(3, 4, 3))
+        spectral.spectral_norm(nn.Conv2d(3, 4, 3))  # the dense part alone
     with pytest.raises(ValueError, match="steps must be at least 1"):
         spectral_norm(nn.Linear(2, 2), steps=0)
     with pytest.raises(ValueError, match="u must have shape"):
