@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +14,12 @@ from torch import Tensor, nn
 
 from lipnb.flops import count_flops
 from lipnb.models import lean, wgan_critic, wgan_generator
-from lipnb.regularizers import adversarial_lipschitz_penalty, gradient_penalty, lipschitz_penalty
+from lipnb.regularizers import (
+    adversarial_lipschitz_penalty,
+    consistency_penalty,
+    gradient_penalty,
+    lipschitz_penalty,
+)
 
 PAIRS = 2  # real and generated images in a batch, N
 
@@ -93,17 +102,18 @@ def images() -> Tensor:
     return 2 * torch.rand(2 * PAIRS, 3, 32, 32, generator=seeded(0)) - 1
 
 
-def cost(penalty: Loss | None, critic: nn.Module | None = None) -> float:
+def cost(penalty: Loss, critic: nn.Module | None = None, x: Tensor | None = None) -> float:
     """Operations of a critic step with a penalty, over those of one without."""
     critic = wgan_critic(16) if critic is None else critic
-    x = images()
+    x = images() if x is None else x
+    parameters = list(critic.parameters())
 
     def step(penalty: Loss | None) -> None:
         y = critic(x)
         loss = y[PAIRS:].mean() - y[:PAIRS].mean()
         if penalty is not None:
             loss = loss + 10 * penalty(critic, x, y)
-        loss.backward()
+        loss.backward(inputs=parameters)
 
     return count_flops(lambda: step(penalty)) / count_flops(lambda: step(None))
 
@@ -126,6 +136,23 @@ def test_adversarial_penalty_sits_on_its_floor(steps: int) -> None:
     assert cost(wasteful) == pytest.approx(1 + (2 * steps + 6) / 3, rel=0.03)
 
 
+def test_direction_from_the_graph_of_the_training_loss_saves_a_pass() -> None:
+    x = images().requires_grad_()
+
+    def penalty(f: nn.Module, _: Tensor, y: Tensor) -> Tensor:
+        return adversarial_lipschitz_penalty(f, x, output=y, xi=0.0, generator=seeded(1)).loss
+
+    # One pass back to the input, in place of two; the rest as above.
+    assert cost(penalty, x=x) == pytest.approx(1 + (1 + 3) / 3, rel=0.03)
+
+
+def test_consistency_term_costs_half_a_step() -> None:
+    def penalty(f: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+        return consistency_penalty(f, x[:PAIRS], output=y[:PAIRS], generator=seeded(1)).loss
+
+    assert cost(penalty, wgan_critic(16, dropout=(0.2, 0.5, 0.5)).eval()) == 1.5
+
+
 def test_explicit_pairs_cost_nothing() -> None:
     def penalty(f: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         real, generated = x[:PAIRS], x[PAIRS:]
@@ -144,3 +171,44 @@ def test_gradient_penalty_with_stock_and_lean_layers(one_sided: bool) -> None:
     # backward pass through zeros, to the activations and to the weights.
     assert cost(penalty) == pytest.approx(1 + 6 / 6, rel=0.03)
     assert cost(penalty, lean(wgan_critic(16))) == pytest.approx(1 + 4 / 6, rel=0.03)
+
+
+def load_benchmark() -> ModuleType:
+    path = Path(__file__).parents[1] / "benchmarks" / "penalties.py"
+    specification = importlib.util.spec_from_file_location("benchmark_of_penalties", path)
+    assert specification is not None and specification.loader is not None
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[specification.name] = module  # its dataclass looks itself up there
+    specification.loader.exec_module(module)
+    return module
+
+
+benchmark = load_benchmark()
+
+
+@pytest.mark.parametrize("name", benchmark.VARIANTS)
+def test_the_rows_of_the_benchmark_cost_what_theory_says(name: str) -> None:
+    plain, variant = (
+        benchmark.Stepper(benchmark.VARIANTS[row], 16, PAIRS) for row in ("plain", name)
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # dropout
+        ratio = count_flops(variant.gradients) / count_flops(plain.gradients)
+    assert ratio == pytest.approx(variant.variant.theory, rel=0.03)
+
+
+def test_live_bytes_of_known_computations() -> None:
+    x, size = torch.ones(1000, requires_grad=True), 4000
+    with benchmark.LiveBytes(x) as live:
+        y = x + 1
+        z = y.view(10, 100)[1:]  # a view takes no room
+        del y
+        assert (live.now, live.peak) == (size, size)
+        del z
+        assert (live.now, live.peak) == (0, size)
+        y = x.exp().exp().sum()  # both are kept for the backward pass, by torch alone
+        assert live.now == 2 * size + 4
+        y.backward()
+        del y
+        assert live.now == size  # the gradient
+    assert live.peak > 2 * size + 4

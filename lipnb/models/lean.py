@@ -148,10 +148,10 @@ def lean(network: Network) -> Network:
 
     Notes
     -----
-    First-order methods gain nothing. Calls of `torch.relu` or `torch.nn.functional.avg_pool2d`
-    inside a forward pass are out of reach, and so is batch normalisation, whose second derivative
-    does depend on the activations. Forward-mode derivatives and the transforms of `torch.func`
-    are not supported.
+    First-order methods save memory only, for the inputs of poolings are not kept. Calls of
+    `torch.relu` or `torch.nn.functional.avg_pool2d` inside a forward pass are out of reach, and so
+    is batch normalisation, whose second derivative does depend on the activations. Forward-mode
+    derivatives and the transforms of `torch.func` are not supported.
 
     Examples
     --------
