@@ -212,5 +212,5 @@ def _is_interior(layers: list[Affine | nn.Module], x: Tensor) -> bool:
             if ((h.abs() <= reach) & (reach > 0)).any():
                 return False
         jacobian = _jacobian([layer], h[None])[0] @ jacobian
-        h = layer(h.clone())
+        h = layer(h[None].clone())[0]
     return True

@@ -87,8 +87,8 @@ def read_layers(network: nn.Sequential) -> list[Affine | nn.Module]:
     """Return the layers of a network in order, affine ones as float64 `Affine`.
 
     Batch normalisation in evaluation mode is an affine map and is folded into the affine layer
-    before it; `Identity` is dropped. Every other module is returned as it is, for the caller to
-    accept or refuse.
+    before it; `Identity` is dropped, and so is `Dropout` in evaluation mode. Every other module is
+    returned as it is, for the caller to accept or refuse.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def read_layers(network: nn.Sequential) -> list[Affine | nn.Module]:
                 layers[-1] = Affine(weight, scale.weight @ last.bias + scale.bias)
             else:
                 layers.append(scale)
-        elif not isinstance(module, nn.Identity):
+        elif not isinstance(module, nn.Identity) and not _is_idle(module):
             layers.append(module)
     affine = [layer for layer in layers if isinstance(layer, Affine)]
     if not affine:
@@ -178,6 +178,11 @@ def _flat(network: nn.Sequential) -> Iterator[nn.Module]:
             yield from _flat(module)
         else:
             yield module
+
+
+def _is_idle(module: nn.Module) -> bool:
+    """Tell whether a module is dropout that is switched off."""
+    return isinstance(module, nn.Dropout) and not module.training
 
 
 def _double(values: Tensor) -> Tensor:

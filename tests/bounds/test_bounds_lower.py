@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from lipnb.bounds import enumerate_regions, pair_quotients, sampled_bound
-from lipnb.models import mlp
+from lipnb.bounds import enumerate_regions, pair_quotients, product_bound, sampled_bound
+from lipnb.models import GroupSort, mlp
 
 NORMS = (1, 2, math.inf)
 
@@ -173,3 +173,11 @@ def test_quotients_stay_below_the_exact_constant() -> None:
 def test_bad_pairs_are_refused(x: Tensor, y: Tensor) -> None:
     with pytest.raises(ValueError, match=r"same shape|distinct"):
         pair_quotients(double, x, y)
+
+
+def test_layers_that_look_at_a_batch_of_channels_are_sampled_too() -> None:
+    network = mlp([3, 8, 8, 1], GroupSort, generator=torch.Generator().manual_seed(0))
+    low = sampled_bound(network, samples=200).value
+    x = torch.randn(200, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(network(x).sum(), x)
+    assert 0.8 * gradient.norm(dim=1).max() < low <= product_bound(network).value

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
-from lipnb.bounds import operator_norm
+from lipnb.bounds import operator_norm, product_bound
 from lipnb.bounds.network import Affine, input_dimension, read_box, read_layers
 from lipnb.models import mlp
 
@@ -143,3 +143,11 @@ def test_boxes() -> None:
 def test_bad_boxes_are_refused(domain: object) -> None:
     with pytest.raises(ValueError, match=r"domain|low"):
         read_box(domain, 2)
+
+
+def test_dropout_counts_only_while_it_trains() -> None:
+    network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Dropout(0.5), nn.Linear(3, 1))
+    assert len(read_layers(network.eval())) == 3
+    assert len(read_layers(network.train())) == 4
+    with pytest.raises(TypeError, match="Dropout"):
+        product_bound(network)
