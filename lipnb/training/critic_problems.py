@@ -266,7 +266,7 @@ def problem(name: str) -> CriticProblem:
 
 
 def judge_critic(
-    critic: nn.Sequential, problem: CriticProblem, generator: torch.Generator
+    critic: nn.Module, problem: CriticProblem, generator: torch.Generator
 ) -> dict[str, float]:
     """Judge a critic: its distance, its gradient, and its Lipschitz constant from both sides.
 
