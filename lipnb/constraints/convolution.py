@@ -149,7 +149,7 @@ def convolution_norm(layer: nn.Conv2d, *, input_size: tuple[int, int] | None = N
 
     References
     ----------
-    Sedghi et al. (2019), Theorem 6, for stride 1.
+    Sedghi et al. (2019), for stride 1.
     """
     convolution = read_convolution(layer, input_size)
     kernel = layer.weight

@@ -33,7 +33,8 @@ def orthogonal(
     of one half of the channels by one pixel. W is then the matrix of the layer as a linear map of
     images. It is orthogonal in this sense for circular padding with kernel size - 1 cells in sum
     (``padding="same"``), on images of every size. With zero padding the layer is 1-Lipschitz, but
-    what leaves the image at its border is lost.
+    what leaves the image at its border is lost. Only W W^T = I without padding, and W^T W = I with
+    kernel size - 1 cells on each side, hold exactly.
 
     Parameters
     ----------
@@ -71,8 +72,9 @@ def orthogonal(
     The weight is orthogonal to about 1e-6 in float32 and 1e-14 in float64, in training and in
     evaluation alike, however far it has been trained.
 
-    Not every orthogonal convolution is reached: exactly half of the channels (rounded) move with
-    each shift, as Li et al. recommend, and this number cannot change while training.
+    Not every orthogonal convolution is reached. Those composed of shifts fall apart into families
+    by the number of channels that move, and no training leads from one to another. Half of them,
+    as here, is the largest family (Li et al., 2019).
 
     References
     ----------

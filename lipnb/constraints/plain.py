@@ -66,7 +66,8 @@ def _fold(module: nn.Module) -> None:
     del module.parametrizations
     for name, entry in lists.items():
         sources = list(entry.parameters(recurse=False))
-        value = entry().clone()  # not from the attribute, which `cached()` may hold
+        # Not from the attribute, which `cached()` may hold; laid out as a loaded weight would be.
+        value = entry().clone(memory_format=torch.contiguous_format)
         if sources:
             trained = any(source.requires_grad for source in sources)
             module.register_parameter(name, nn.Parameter(value, requires_grad=trained))

@@ -38,7 +38,7 @@ class GroupSort(nn.Module):
 
     References
     ----------
-    Anil et al. (2019), section 4.2.
+    Anil et al. (2019).
 
     Examples
     --------

@@ -31,6 +31,14 @@ def train_hard(layer: nn.Module, *shape: int, steps: int = 50, rate: float = 1e-
     return layer
 
 
+@pytest.fixture(autouse=True)
+def _global_generator():
+    """Layers draw their weights from the global generator: the same in every order of tests."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 @pytest.fixture(name="layer_matrix")
 def _layer_matrix():
     return layer_matrix
