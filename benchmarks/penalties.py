@@ -212,7 +212,7 @@ class LiveBytes(TorchDispatchMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor) and leaf.device.type != "meta":
+            if isinstance(leaf, Tensor):
                 self.watch(leaf.untyped_storage())
         return result
 
