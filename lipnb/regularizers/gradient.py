@@ -81,11 +81,12 @@ def gradient_penalty(
     With K = 0 the loss is the mean of :math:`\|\nabla f(x_i)\|_2^2`; at real points, and with the
     weight :math:`\gamma / 2`, it is the penalty R1 of Mescheder et al. (2018).
 
-    The loss holds second derivatives of f. Its backward pass therefore fails with torch's own
-    RuntimeError ("does not currently support double backward") if f is a compiled network: pass
-    the uncompiled one, which shares the parameters. Under `DistributedDataParallel` add
-    the loss to one that uses every parameter, as the training loss does: parameters without a
-    second derivative, such as the last bias, otherwise stop the averaging over processes.
+    The loss holds second derivatives of f. If f is a compiled network, its backward pass therefore
+    fails with a RuntimeError of torch's (double backward, or donated buffers): pass the uncompiled
+    one, which shares the parameters. Under `DistributedDataParallel` add the loss to one that uses
+    every parameter, as the training loss does: parameters without a second derivative, such as the
+    last bias, otherwise stop the averaging over processes, without an error.
+
     Batch normalisation is recognised only in an `nn.Module`; other layers that mix the samples of a
     batch are not recognised.
 

@@ -99,7 +99,8 @@ def adversarial_perturbation(
 
     Distances and directions are computed in float32 or wider, whatever f returns. Under bfloat16
     the outputs f(x) and f(x + r) still often agree in all their bits, and such a sample keeps its
-    random direction: let the last layer compute in float32.
+    random direction. A last layer that computes in float32 removes these ties; a larger xi lifts
+    the change of f above the rounding of the other layers.
 
     With xi = 0, an x that requires a gradient, and an output computed from it, the direction costs
     one backward pass through the graph of that output; else it costs one pass of its own.
