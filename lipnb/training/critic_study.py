@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 
-from lipnb.records import make_record, synthetic_data, write_record
+from lipnb.records import RESULTS, make_record, read_experiment, synthetic_data, write_record
 from lipnb.training.critic_methods import METHODS, train_method
 from lipnb.training.critic_problems import judge_critic, problem
 
-__all__ = ["CriticSettings", "study_critics", "study_method"]
+__all__ = ["CriticSettings", "read_study", "study_critics", "study_method", "study_rows"]
 
 # How many samples a score is over.
 _COUNTS = {"cosine": 2000, "gradient_error": 16384, "lower": 6144, "upper": 1, "seconds": 1}
@@ -146,6 +146,65 @@ def study_critics(
         if folder is not None and code is not None:
             write_record(_record(job, found, seconds, experiment, code), folder)
     return done
+
+
+def study_rows(
+    found: Mapping[tuple[str, int], Mapping[str, Mapping[str, float]]],
+) -> list[dict[str, Any]]:
+    """Lay the scores of `study_critics` out as rows of a table.
+
+    Parameters
+    ----------
+    found : mapping
+        (method, seed) to problem to scores.
+
+    Returns
+    -------
+    list of dict
+        One per method, seed and problem, with these three and the scores.
+
+    Examples
+    --------
+    >>> study_rows({("lp", 0): {"mixture": {"ratio": 1.0}}})
+    [{'method': 'lp', 'seed': 0, 'problem': 'mixture', 'ratio': 1.0}]
+    """
+    return [
+        {"method": method, "seed": seed, "problem": which, **scores}
+        for (method, seed), problems in found.items()
+        for which, scores in problems.items()
+    ]
+
+
+def read_study(experiment: str = "critics", folder: Path | str = RESULTS) -> list[dict[str, Any]]:
+    """Read the records of a study as rows of a table.
+
+    Parameters
+    ----------
+    experiment : str
+        Name of the experiment.
+    folder : path
+        Folder of all results.
+
+    Returns
+    -------
+    list of dict
+        As `study_rows` returns them, methods in the order of `METHODS`.
+
+    Examples
+    --------
+    >>> read_study("never-run")
+    []
+    """
+    found: dict[tuple[str, int], dict[str, dict[str, float]]] = {}
+    for record in read_experiment(experiment, folder):
+        problems = found.setdefault((record["method"], record["seed"]), {})
+        for name, metric in record["metrics"].items():
+            which, _, score = name.rpartition(".")
+            problems.setdefault(which, {})[score] = metric["value"]
+    order = list(METHODS)
+    return study_rows(
+        dict(sorted(found.items(), key=lambda item: (order.index(item[0][0]), item[0][1])))
+    )
 
 
 Job = tuple[str, int, CriticSettings]

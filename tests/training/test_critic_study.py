@@ -4,7 +4,13 @@ import pytest
 
 import lipnb.training.critic_study
 from lipnb.records import read_record, snapshot, stale_files
-from lipnb.training.critic_study import CriticSettings, study_critics, study_method
+from lipnb.training.critic_study import (
+    CriticSettings,
+    read_study,
+    study_critics,
+    study_method,
+    study_rows,
+)
 
 TINY = CriticSettings(("mixture",), iterations=4, batch=8, width=8)
 
@@ -27,6 +33,9 @@ def test_records_are_written_and_not_computed_again(tmp_path):
         record["code"]
     )
     assert stale_files(record) == []
+    rows = read_study("tiny", tmp_path)
+    assert [row["method"] for row in rows] == ["none", "lp"]
+    assert rows[1] == study_rows(first)[[*first].index(("lp", 0))]
 
     again = study_critics(["lp", "none"], [0, 1], TINY, processes=1, **given)
     assert set(again) == {("lp", 1), ("none", 1)}
