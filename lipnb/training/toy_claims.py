@@ -11,7 +11,7 @@ from scipy.stats import t
 from lipnb.training.toy import PANELS
 from lipnb.training.toy_problem import HALF_WIDTH, INNER, OUTER
 
-__all__ = ["judge_toy", "paired_difference"]
+__all__ = ["judge_choice", "judge_toy", "paired_difference"]
 
 # Gradient error of a constant function: the share of the square where the optimum has slope 1.
 CONSTANT = 2 * math.pi * (INNER + OUTER) / (2 * HALF_WIDTH) ** 2
@@ -171,3 +171,48 @@ def judge_toy(frame: Any) -> list[dict[str, Any]]:
             ),
         },
     ]
+
+
+def judge_choice(frame: Any) -> dict[str, str]:
+    """Ask of a run with one choice changed what the paper's claims come down to.
+
+    Parameters
+    ----------
+    frame : pandas.DataFrame
+        Records of "sn", of "lp-lambda0.1", "lp-lambda1", "lp-lambda10" and "alp-k5-lambda1", and
+        of the last two with "-bn".
+
+    Returns
+    -------
+    dict
+        Question to answer. An answer is "yes" or "no" if the paired 95 % interval of the difference
+        leaves zero out (for SN: if all seeds agree), else "open".
+
+    Raises
+    ------
+    ValueError
+        If a method is missing or has fewer than two seeds.
+
+    Notes
+    -----
+    The questions are those of `judge_toy` that can be asked of fewer panels.
+    """
+    lp, alp = "lp-lambda10", "alp-k5-lambda1"
+    low = frame[frame["method"] == "sn"]["max_gradient"]
+    if len(low) < 2:
+        raise ValueError(f"sn must have two seeds or more; got {len(low)}")
+    share = float((low < 0.75).mean())
+    flat = "yes" if share == 1 else "no" if share == 0 else "open"
+
+    def smaller(one: str, other: str, metric: str = "gradient_error") -> str:
+        """Say whether `one` has the smaller metric."""
+        _, below, above = paired_difference(frame, one, other, metric)
+        return "yes" if above < 0 else "no" if below > 0 else "open"
+
+    return {
+        "SN stays below slope 0.75": flat,
+        "LP: λ = 10 better than 0.1": smaller(lp, "lp-lambda0.1"),
+        "LP: λ = 10 better than 1": smaller(lp, "lp-lambda1"),
+        "LP: worse with BN": smaller(lp, f"{lp}-bn"),
+        "with BN, ALP less steep than LP": smaller(f"{alp}-bn", f"{lp}-bn", "q999_gradient"),
+    }

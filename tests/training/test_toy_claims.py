@@ -4,7 +4,7 @@ import pandas
 import pytest
 
 from lipnb.training.toy import PANELS
-from lipnb.training.toy_claims import judge_toy, paired_difference
+from lipnb.training.toy_claims import judge_choice, judge_toy, paired_difference
 
 
 def records(changes=()):
@@ -72,3 +72,16 @@ def test_paired_difference_by_hand_and_its_errors():
         paired_difference(frame[frame["seed"] == 0], "a", "b", "x")
     with pytest.raises(ValueError, match="same two seeds"):
         paired_difference(frame, "a", "c", "x")
+
+
+def test_a_changed_choice_is_asked_the_same_questions():
+    assert set(judge_choice(records()).values()) == {"yes"}
+    changes = {
+        ("sn", "max_gradient"): 0.95,
+        ("lp-lambda1", "gradient_error"): 0.1,
+        ("lp-lambda10-bn", "gradient_error"): 0.05,
+        ("alp-k5-lambda1-bn", "q999_gradient"): 1.6,
+    }
+    assert list(judge_choice(records(changes)).values()) == ["no", "yes", "open", "no", "no"]
+    with pytest.raises(ValueError, match="sn must have two seeds"):
+        judge_choice(records().query("seed == 0"))
