@@ -44,6 +44,7 @@ class WorstPoints:
     points: Tensor | None = None
 
     def __post_init__(self) -> None:
+        """Check the capacity."""
         if not isinstance(self.capacity, int) or self.capacity < 1:
             raise ValueError(f"capacity must be an integer of at least 1; got {self.capacity!r}")
 
@@ -129,9 +130,9 @@ def max_gradient_penalty(
         count = min(worst.capacity, len(slopes))
         worst.points = points[slopes.detach().topk(count).indices]
     # argmax and not max, whose gradient is shared among ties.
-    largest = slopes[slopes.detach().argmax()]
+    largest = slopes.index_select(0, slopes.detach().argmax().reshape(1))
     loss = excess_penalty(
-        largest.reshape(1),
+        largest,
         lipschitz_constant=lipschitz_constant,
         one_sided=one_sided,
         reduction=reduction,

@@ -12,9 +12,10 @@ from lipnb.regularizers._network import FixedNetwork
 from lipnb.regularizers.penalty import (
     Penalty,
     excess_penalty,
+    readable,
     require_batch,
     require_finite,
-    require_output,
+    require_rows,
 )
 
 __all__ = ["lipschitz_penalty"]
@@ -93,13 +94,21 @@ def lipschitz_penalty(
     f = FixedNetwork(f, x.device, generator)
     if output is None:
         output = f(x)
-    require_output(output, x.shape[0])
+    require_rows(output, x.shape[0])
     other = f(y)
-    require_output(other, x.shape[0], "f(y)")
+    require_rows(other, x.shape[0], "f(y)")
     rise = (output_distance or euclidean)(output, other)  # d_Y(f(x), f(y))
     run = (input_distance or euclidean)(x, y)  # d_X(x, y)
     slopes = torch.where(run > 0, rise / run.where(run > 0, torch.ones_like(run)), 0)
-    require_finite(slopes, "the slope d_Y / d_X")
+    # One look for all: on a GPU each one waits for the device.
+    if readable(x) and not bool((rise.isfinite() & slopes.isfinite()).all()):
+        for value, name in (
+            (output, "f(x)"),
+            (other, "f(y)"),
+            (rise, "d_Y"),
+            (slopes, "d_Y / d_X"),
+        ):
+            require_finite(value, name)
     return excess_penalty(
         slopes, lipschitz_constant=lipschitz_constant, one_sided=one_sided, reduction=reduction
     )

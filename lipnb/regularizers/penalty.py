@@ -99,20 +99,30 @@ def require_batch(x: Tensor, name: str = "x") -> None:
     require_finite(x, name)
 
 
+def readable(x: Tensor) -> bool:
+    """Tell whether a decision may depend on the values of x."""
+    # Not under compilation, nor while a CUDA graph is captured.
+    return not (
+        torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing())
+    )
+
+
 def require_finite(x: Tensor, name: str) -> None:
     """Refuse NaN and infinity, where looking at the values is possible."""
-    # Reading a value is neither possible under compilation nor while a CUDA graph is captured.
-    if torch.compiler.is_compiling() or (x.is_cuda and torch.cuda.is_current_stream_capturing()):
-        return
-    if not bool(torch.isfinite(x).all()):
+    if readable(x) and not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name} must be finite; got {int((~torch.isfinite(x)).sum())} bad values")
 
 
 def require_output(y: Tensor, n: int, name: str = "f(x)", *, scalar: bool = False) -> None:
     """Refuse a network output that is not one finite row, or not one number, per sample."""
+    require_rows(y, n, name, scalar=scalar)
+    require_finite(y, name)
+
+
+def require_rows(y: Tensor, n: int, name: str = "f(x)", *, scalar: bool = False) -> None:
+    """Refuse a network output that is not one row, or not one number, per sample."""
     if not isinstance(y, Tensor) or y.ndim == 0 or y.shape[0] != n:
         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"{name} must have {n} rows, one per sample; got {shape}")
     if scalar and y.numel() != n:
         raise ValueError(f"{name} must hold one number per sample; got shape {tuple(y.shape)}")
-    require_finite(y, name)

@@ -10,7 +10,12 @@ from torch import Tensor
 from lipnb.distances import at_least_float32, euclidean
 from lipnb.regularizers._network import FixedNetwork, Network, require_independent_samples
 from lipnb.regularizers.gradient import input_gradient
-from lipnb.regularizers.penalty import require_batch, require_finite, require_output
+from lipnb.regularizers.penalty import (
+    readable,
+    require_batch,
+    require_finite,
+    require_output,
+)
 
 __all__ = ["adversarial_perturbation"]
 
@@ -232,9 +237,9 @@ def clamp_to(domain: Domain | None, x: Tensor) -> Callable[[Tensor], Tensor]:
     if domain is None:
         return lambda point: point
     low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in domain)
-    if bool((low >= high).any()):
+    if readable(x) and bool((low >= high).any()):
         raise ValueError(f"domain must be (low, high) with low < high; got {domain}")
-    if bool(((x < low) | (x > high)).any()):
+    if readable(x) and bool(((x < low) | (x > high)).any()):
         raise ValueError(
             f"x must lie inside the domain {domain};"
             f" got values from {x.min().item()} to {x.max().item()}"
@@ -275,7 +280,7 @@ def _draw_radius(radius: Radius, x: Tensor, generator: torch.Generator | None) -
     """Return one epsilon per sample, shape (n,)."""
     n = x.shape[0]
     if isinstance(radius, Tensor) and radius.ndim:
-        if radius.shape != (n,) or not bool((radius > 0).all()):
+        if radius.shape != (n,) or (readable(x) and not bool((radius > 0).all())):
             raise ValueError(
                 f"a radius per sample must be positive, of shape ({n},);"
                 f" got shape {tuple(radius.shape)}, smallest {radius.min().item()}"

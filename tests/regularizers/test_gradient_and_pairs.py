@@ -208,8 +208,12 @@ def test_pairs_whose_outputs_are_not_finite_are_refused(bad):
         lipschitz_penalty(
             lambda z: linear(z) + bad * (z[0, 0] != x[0, 0]), x, x + 1, output=x[:, 0]
         )
-    with pytest.raises(ValueError, match="the slope d_Y / d_X must be finite"):
+    with pytest.raises(ValueError, match="d_Y must be finite"):
         lipschitz_penalty(linear, x, x + 1, output_distance=lambda y, z: (y - z) * bad)
+    with pytest.raises(ValueError, match="d_Y / d_X must be finite"):
+        lipschitz_penalty(linear, x, x + 1, input_distance=lambda x, y: 0 * x[:, 0] + 1e-320)
+    with pytest.raises(ValueError, match=r"f\(x\) must be finite"):  # also where the slope is 0
+        lipschitz_penalty(lambda x: linear(x) + bad, x, x.clone())
     with pytest.raises(ValueError, match=r"f\(y\) must have 40 rows"):
         lipschitz_penalty(lambda x: linear(x)[:3], x, x + 1, output=linear(x))
 

@@ -232,3 +232,21 @@ def test_modules_are_found_behind_methods_and_partials(wrap):
     assert f[1].num_batches_tracked == 0
     with pytest.raises(ValueError, match="normalises with the statistics of the batch"):
         gradient_penalty(wrap(f), points())
+
+
+@pytest.mark.parametrize("name", PENALTIES)
+def test_no_value_is_read_where_none_can_be(name, monkeypatch):
+    # As under torch.compile, or while a CUDA graph is captured: no branch may depend on a value.
+    f, x = network(outputs_of(name)), points()
+    call = functools.partial(PENALTIES[name], f, x, generator=None)
+    extra = {"domain": (-9.0, 9.0), "radius": torch.ones(20)} if name == "alp" else {}
+
+    def refuse(*_):
+        raise AssertionError("a value was read")
+
+    for method in ("__bool__", "item", "__int__", "__float__"):
+        monkeypatch.setattr(torch.Tensor, method, refuse)
+    with pytest.raises(AssertionError, match="a value was read"):
+        call()
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    call(**extra)
