@@ -3,11 +3,11 @@
 A step is the critic's loss on N real and N generated images (given, so the generator costs
 nothing), its backward pass, and Adam's update. Counted are the operations of convolutions and
 matrix products, which do not depend on the machine. Timed is CPU time on one thread: the variants
-take turns, each turn is divided by the plain step of its round, and the median over rounds is
-printed with the lowest and the highest. Memory is the largest number of bytes of tensors that are
-alive at once, of those that the step makes, gradients included; what a kernel allocates within
-itself is not seen. The column of theory adds up passes: a plain step is three passes over the 2N
-images (forward, backward to the activations, backward to the weights).
+take turns in random order, each turn is divided by the plain step of its round, and the median over
+rounds is printed with the lowest and the highest. Memory is the largest number of bytes of tensors
+that are alive at once, of those that the step makes, gradients included; what a kernel allocates
+within itself is not seen. The column of theory adds up passes: a plain step is three passes over
+the 2N images (forward, backward to the activations, backward to the weights).
 
 "ALR class" restates what the class published with adversarial Lipschitz regularisation does: it
 copies the network, evaluates f(x) anew in each iteration, and lets every backward pass run through
@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import random
 import statistics
 import time
 import weakref
@@ -241,13 +242,18 @@ def peak_bytes(stepper: Stepper) -> int:
 def measure(steppers: dict[str, Stepper], rounds: int, updates: int) -> dict[str, list[float]]:
     """CPU seconds per update and variant, round by round."""
     times: dict[str, list[float]] = {name: [] for name in steppers}
-    for turn in range(rounds + 1):
-        for name, stepper in steppers.items():
+    order = list(steppers)
+    shuffle = random.Random(0).shuffle
+    for _ in range(rounds):
+        # A variant inherits memory and caches from the one before it: so none has a fixed place,
+        # and the first step of a turn is not timed.
+        shuffle(order)
+        for name in order:
+            steppers[name].update()
             start = time.process_time()
             for _ in range(updates):
-                stepper.update()
-            if turn:  # the first round warms up
-                times[name].append((time.process_time() - start) / updates)
+                steppers[name].update()
+            times[name].append((time.process_time() - start) / updates)
     return times
 
 
