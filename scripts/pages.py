@@ -1,6 +1,6 @@
-"""Write the generated pages of the book: book/ledger.md and book/status.md.
+"""Write the generated pages of the book: ledger, status, and the measured part of choosing.
 
-python scripts/pages.py: write both from the records under results/.
+python scripts/pages.py: write them from the records under results/.
 python scripts/pages.py --times: first keep the chapters' times of the last `make book`.
 python scripts/pages.py --check: write nothing; exit 1 if a committed page differs.
 """
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from choosing import choosing
 from ledger import GENERATED, NOT_RUN, experiments, is_full, ledger, main_of, statement, table
 
 from lipnb.records import Record, read_experiment, repository_root, stale_files
@@ -106,7 +107,7 @@ def status(root: Path) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write or check both pages."""
+    """Write or check the pages."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -119,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.times:
         shutil.copy(options.root / "_build" / "times.json", options.root / "results")
     differing = 0
-    for name, page in (("ledger", ledger), ("status", status)):
+    for name, page in (("ledger", ledger), ("status", status), ("choosing", choosing)):
         path, text = options.root / "book" / f"{name}.md", page(options.root)
         same = path.is_file() and path.read_text(encoding="utf-8") == text
         if not same and not options.check:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, TypeVar, Union
 
 from docutils import nodes
 from pybtex.plugin import register_plugin
@@ -62,6 +62,9 @@ def public_name(
     target = node.get("reftarget", "")
     if node.get("refdomain") != "py":
         return None
+    module, _, name = target.rpartition(".")
+    if isinstance(getattr(sys.modules.get(module), name, None), TypeVar):
+        return contnode  # it stands for any type: nothing to link to
     parts = SHORT.get(target, target).replace("._C.", ".").split(".")
     # the documented name shares the longest beginning with the one that was asked for
     names = [".".join([*parts[:n], parts[-1]]) for n in range(len(parts) - 1, 0, -1)]

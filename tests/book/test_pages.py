@@ -9,8 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from choosing import BEGIN, END, PROBLEMS
 
 from lipnb.records import make_record, snapshot, synthetic_data, write_record
+from lipnb.training.critic_methods import METHODS
 
 ROOT = Path(__file__).parents[2]
 CLAIM = {
@@ -44,6 +46,7 @@ def book(tmp_path):
         "# 18 · The toy\n\n```{code-cell} ipython3\n:tags: [nbval-check-output]\n1\n```\n"
     )
     shutil.copy(ROOT / "book" / "deviations_toy.yaml", tmp_path / "book")
+    (tmp_path / "book" / "choosing.md").write_text(f"Before.\n\n{BEGIN}old\n{END}\nAfter.\n")
     code = snapshot(["lipnb/toy.py"], tmp_path)
     for method, level in (("sn", 0.25), ("none", 20.0)):
         for seed in range(3):
@@ -207,3 +210,38 @@ def test_named_paths_exist_and_named_commands_are_targets(name):
     for target in re.findall(r"\]\(([\w./-]+)\)", page):
         path = (ROOT / name).parent / target.split("#")[0]
         assert path.exists(), f"{name} links {target}"
+
+
+def test_the_measured_part_of_choosing_comes_from_the_study(book, text):
+    page = text("choosing")
+    assert page.startswith("Before.") and page.endswith("After.\n") and "old" not in page
+    assert "no records yet" in page
+    for position, method in enumerate(METHODS):
+        scores = {"ratio": 0.9, "cosine": 0.8, "lower": 0.7, "upper": 1.0, "seconds": 2.0}
+        scores["seconds"] += 4 * position
+        for seed in (0, 1):
+            record = make_record(
+                experiment="critics",
+                method=method,
+                seed=seed,
+                parameters={"iterations": 1},
+                metrics={
+                    f"{which}.{name}": {"value": value + 0.02 * seed, "n": 1}
+                    for which in PROBLEMS
+                    for name, value in scores.items()
+                },
+                data=synthetic_data("laws", seed=seed),
+                code=snapshot(["lipnb/toy.py"], book),
+                seconds=1.0,
+            )
+            write_record(record, book / "results")
+    page = text("choosing")
+    assert "no records yet" not in page and len(page.splitlines()) > len(METHODS)
+    row = next(line for line in page.splitlines() if line.startswith("| clipping"))
+    assert row.count("0.91 / 0.81") == len(PROBLEMS) and "| 0.71 to 1.01 | 3.0 |" in row
+
+
+def test_choosing_without_its_marks_is_refused(book, write_pages):
+    (book / "book" / "choosing.md").write_text("no marks")
+    with pytest.raises(ValueError, match="once each"):
+        write_pages("--root", book)
