@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lipnb.constraints._precision import without_autocast
 from lipnb.constraints.convolution import read_convolution
 from lipnb.constraints.linear_map import ConvolutionMap
 from lipnb.constraints.spectral import spectral_norm as normalise_dense
@@ -40,12 +41,13 @@ class _SpectralConvolution(nn.Module):
     def forward(self, kernel: Tensor) -> Tensor:
         """Return the normalised kernel."""
         if self.training:
-            norm, u = self._iterate(kernel, self.u.clone(), self.steps)
+            norm, u = self._iterate(kernel, self.u, self.steps)
             self.u.copy_(u)
         else:
             norm = self.map.norm(kernel)
         return kernel / norm.clamp_min(torch.finfo(kernel.dtype).tiny)
 
+    @without_autocast
     def _iterate(self, kernel: Tensor, u: Tensor, steps: int) -> tuple[Tensor, Tensor]:
         """Run power iterations with the map and its transpose; return the estimate and u."""
         with torch.no_grad():

@@ -70,7 +70,8 @@ def orthogonal(
     Notes
     -----
     The weight is orthogonal to about 1e-6 in float32 and 1e-14 in float64, in training and in
-    evaluation alike, however far it has been trained.
+    evaluation alike, however far it has been trained. Weight decay pulls the weight back to where
+    it started ("cayley") or leaves it where it is ("bjorck", which forgets the scale).
 
     Not every orthogonal convolution is reached. Those composed of shifts fall apart into families
     by the number of channels that move, and no training leads from one to another. Half of them,

@@ -7,11 +7,13 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from lipnb.constraints._precision import without_autocast
 from lipnb.constraints.orthogonal_maps import BjorckMap, CayleyMap, nearest_orthogonal
 
 __all__ = ["OrthogonalKernel", "compose_shift"]
 
 
+@without_autocast
 def compose_shift(kernel: Tensor, u: Tensor, axis: int, *, moved: bool = False) -> Tensor:
     r"""Let a shift of some directions of the channel space follow a convolution.
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from lipnb.constraints._precision import without_autocast
+
 __all__ = ["BjorckMap", "CayleyMap", "bjorck", "cayley", "nearest_orthogonal"]
 
 # A singular value of s needs log(1/s) / log(1.5) steps to become 1: this is enough for 1e-30.
 MOST_STEPS = 200
 
 
+@without_autocast
 def cayley(free: Tensor, base: Tensor) -> Tensor:
     r"""Map a matrix to one with orthonormal columns, starting from a given one.
 
@@ -75,6 +78,7 @@ def cayley(free: Tensor, base: Tensor) -> Tensor:
     return w + correction
 
 
+@without_autocast
 def bjorck(weight: Tensor) -> Tensor:
     r"""Return the nearest matrix with orthonormal columns, by matrix products only.
 

@@ -146,6 +146,15 @@ def test_state_survives_copies_and_round_trips(seeded):
             assert torch.equal(outputs[0], outputs[1]) and torch.equal(outputs[0], outputs[2])
 
 
+def test_autocast_does_not_reach_the_weight(seeded):
+    layer = conv(CASES[0], seeded)
+    twins = [spectral_norm(copy.deepcopy(layer), generator=generator()) for _ in range(2)]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = [twins[0].weight, twins[0].eval().weight]
+    assert torch.equal(inside[0], twins[1].weight)
+    assert torch.equal(inside[1], twins[1].eval().weight)
+
+
 def test_inference_mode_and_double(seeded):
     for layer, shape in layers(seeded):
         with torch.inference_mode():

@@ -175,6 +175,17 @@ def test_state_survives_copies_and_round_trips(method, train_hard, seeded):
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_autocast_does_not_reach_the_weight(method):
+    dense = orthogonal(nn.Linear(16, 16), method=method)
+    kernel = orthogonal(nn.Conv2d(4, 4, 3), method=method)
+    for layer in (dense, kernel):
+        weight = layer.weight
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(layer.weight, weight)
+            assert layer(torch.ones(1, *((16,) if layer is dense else (4, 3, 3)))).isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_evaluation_after_a_step_uses_the_new_parameters(method):
     layer = orthogonal(nn.Linear(4, 4), method=method).eval()
     old = layer.weight.detach().clone()
