@@ -20,6 +20,7 @@ from lipnb.bounds.network import (
     read_layers,
 )
 from lipnb.bounds.result import Bound, Box
+from lipnb.models.groupsort import GroupSort
 
 __all__ = ["pair_quotients", "sampled_bound"]
 
@@ -200,17 +201,29 @@ def _jacobian(layers: list[Affine | nn.Module], x: Tensor) -> Tensor:
 
 
 def _is_interior(layers: list[Affine | nn.Module], x: Tensor) -> bool:
-    """Whether no input of a kinked activation changes sign on a ball of radius 2 MARGIN about x."""
+    """Whether no kink of an activation is met on a ball of radius 2 MARGIN about x."""
     h, jacobian = x, torch.eye(len(x), dtype=torch.float64)
     for layer in layers:
         if isinstance(layer, Affine):
             h, jacobian = layer.weight @ h + layer.bias, layer.weight @ jacobian
             continue
-        if isinstance(layer, (nn.ReLU, nn.LeakyReLU, nn.ELU)):
-            # Twice the margin of the enumeration, so that it counts every region met here.
-            reach = 2 * MARGIN * torch.linalg.vector_norm(jacobian, dim=1)
-            if ((h.abs() <= reach) & (reach > 0)).any():
-                return False
+        values, slopes = _kinks(layer, h, jacobian)
+        # Twice the margin of the enumeration, so that it counts every region met here.
+        reach = 2 * MARGIN * torch.linalg.vector_norm(slopes, dim=1)
+        if ((values.abs() <= reach) & (reach > 0)).any():
+            return False
         jacobian = _jacobian([layer], h[None])[0] @ jacobian
         h = layer(h[None].clone())[0]
     return True
+
+
+def _kinks(layer: nn.Module, h: Tensor, jacobian: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the numbers at whose zeros the layer has a kink, and their Jacobian."""
+    if isinstance(layer, (nn.ReLU, nn.LeakyReLU, nn.ELU)):
+        return h, jacobian
+    if isinstance(layer, GroupSort):  # a kink wherever two members of a group are equal
+        size = layer.group_size or len(h)
+        i, j = torch.triu_indices(size, size, offset=1)
+        groups, rows = h.view(-1, size), jacobian.view(-1, size, jacobian.shape[1])
+        return (groups[:, i] - groups[:, j]).flatten(), (rows[:, i] - rows[:, j]).flatten(0, 1)
+    return h[:0], jacobian[:0]

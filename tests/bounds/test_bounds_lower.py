@@ -181,3 +181,14 @@ def test_layers_that_look_at_a_batch_of_channels_are_sampled_too() -> None:
     x = torch.randn(200, 3, requires_grad=True)
     (gradient,) = torch.autograd.grad(network(x).sum(), x)
     assert 0.8 * gradient.norm(dim=1).max() < low <= product_bound(network).value
+
+
+def test_a_tie_of_sorted_channels_is_a_kink() -> None:
+    # max(x, -x) - max(-x, x) is zero, but at x = 0 automatic differentiation reports slope 2.
+    weights = [[1.0], [-1.0], [-1.0], [1.0]], [[1.0, 0.0, -1.0, 0.0]]
+    network = sequence(*weights, biases=[[0.0] * 4, [0.0]])
+    network[1] = GroupSort()
+    x = torch.linspace(-1, 1, 9, dtype=torch.float64)[:, None].requires_grad_()
+    (slope,) = torch.autograd.grad(network(x).sum(), x)
+    assert not network(x).any() and slope[4] == 2
+    assert sampled_bound(network, points=x).value == 0
