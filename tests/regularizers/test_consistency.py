@@ -137,6 +137,7 @@ def test_it_is_reproducible_and_its_passes_are_independent():
         ({"f": lambda x: x}, "one number per sample"),
         ({"f": lambda x: (x[:, 0], x[:3])}, "the features of f\\(x\\) must have 50 rows"),
         ({"f": lambda x: x[:, 0] * float("nan")}, "f\\(x\\) must be finite"),
+        ({"f": lambda x: torch.randn(50) * 1e30}, "the difference of two passes must be finite"),
         ({"f": lambda x: (x[:, 0], x / 0)}, "the features of f\\(x\\) must be finite"),
     ],
 )

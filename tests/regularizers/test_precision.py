@@ -199,8 +199,9 @@ def test_channels_last_is_kept_and_gives_the_same_values(domain, xi):
     penalty = adversarial_lipschitz_penalty(watched, last, generator=generator(), **options)
     assert len(seen) == (2 if xi == 0 else 3) and all(seen)
     torch.testing.assert_close(penalty.slopes, plain.slopes)
-    r = adversarial_perturbation(f, last, domain=domain, xi=xi)
-    assert r.is_contiguous(memory_format=torch.channels_last)
+    for steps in (0, 1):
+        r = adversarial_perturbation(f, last, domain=domain, xi=xi, steps=steps)
+        assert r.is_contiguous(memory_format=torch.channels_last)
     seen.clear()
     torch.testing.assert_close(
         gradient_penalty(watched, last).slopes, gradient_penalty(f, x).slopes
