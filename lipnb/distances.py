@@ -172,8 +172,8 @@ def jensen_shannon(y: Tensor, z: Tensor) -> Tensor:
     log_p, log_q = _log_softmax(y, z)
     log_m = torch.logaddexp(log_p, log_q) - math.log(2)
     # log(m / p) = log((1 + q / p) / 2), which is 0 at equality to the last bit.
-    log_m_over_p = softplus(log_q - log_p, threshold=50) - math.log(2)
-    log_m_over_q = softplus(log_p - log_q, threshold=50) - math.log(2)
+    log_m_over_p = softplus(log_q - log_p) - math.log(2)
+    log_m_over_q = softplus(log_p - log_q) - math.log(2)
     return (
         _relative_entropy(log_p, log_m, log_m_over_p)
         + _relative_entropy(log_q, log_m, log_m_over_q)

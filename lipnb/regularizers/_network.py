@@ -40,8 +40,12 @@ class FixedNetwork(Generic[Output]):
 
     def __call__(self, x: Tensor) -> Output:
         """Evaluate f."""
+        version = 0 if x.is_inference() else x._version
         with self._random_numbers(), copied_buffers(self.f):
-            return self.f(x)
+            y = self.f(x)
+        if not x.is_inference() and x._version != version:
+            raise ValueError("f must leave its input as it was; got one changed in place")
+        return y
 
     @contextlib.contextmanager
     def _random_numbers(self) -> Iterator[None]:

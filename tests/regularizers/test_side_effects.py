@@ -234,6 +234,16 @@ def test_modules_are_found_behind_methods_and_partials(wrap):
         gradient_penalty(wrap(f), points())
 
 
+@pytest.mark.parametrize("name", [n for n in PENALTIES if n not in ("gradient", "max")])
+def test_a_first_layer_that_works_in_place_is_refused(name):
+    # It would overwrite the caller's points. (A gradient penalty ends in torch's own error.)
+    first = nn.Linear(3, 3).double()
+    f = nn.Sequential(first, nn.ReLU(inplace=True), network(outputs_of(name)))
+    PENALTIES[name](f, points(), generator=generator())
+    with pytest.raises(ValueError, match="f must leave its input as it was"):
+        PENALTIES[name](f[1:], points(), generator=generator())
+
+
 @pytest.mark.parametrize("name", PENALTIES)
 def test_no_value_is_read_where_none_can_be(name, monkeypatch):
     # As under torch.compile, or while a CUDA graph is captured: no branch may depend on a value.
