@@ -85,7 +85,7 @@ def test_heights_and_travellers_agree(ch, seed):
 
 
 def test_sabotage_a_road_of_the_plan_is_closed(ch):
-    x, y, exact = on_seed(ch, 0)
+    x, y, _exact = on_seed(ch, 0)
     plan = wasserstein1(x, y).plan > 1e-9
     plan[0] = False  # no road leaves the first point, which has mass
     assert both_sides(ch, plan) == (np.inf, np.inf)
