@@ -32,6 +32,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
+        """Run an operation and add what it costs."""
         kwargs = kwargs or {}
         packet = func._overloadpacket
         formula = _VECTOR_PRODUCTS.get(packet) or flop_registry.get(packet)

@@ -30,6 +30,7 @@ def without_autocast(function: Function) -> Function:
 
     @wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
+        """Call the function in the precision of its inputs."""
         device = next(a.device.type for a in args if isinstance(a, Tensor))
         with torch.autocast(device, enabled=False):
             return function(*args, **kwargs)

@@ -25,12 +25,14 @@ class _Mask(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, activation: Tensor) -> Tensor:
+        """Zero g where the activation is."""
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(activation)
         return aten.threshold_backward(g, activation, 0)
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, None]:
+        """Pass only the gradient of g on."""
         return (None if h is None else _Mask.apply(h, *ctx.saved_tensors)), None
 
 
@@ -39,6 +41,7 @@ class _ReLU(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
+        """Keep the activation for the mask."""
         ctx.set_materialize_grads(False)
         activation = x.relu()
         ctx.save_for_backward(activation)
@@ -46,6 +49,7 @@ class _ReLU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> Tensor | None:
+        """Mask the gradient, if there is one."""
         (activation,) = ctx.saved_tensors
         return None if g is None else _Mask.apply(g, activation.detach())
 
@@ -55,6 +59,7 @@ class _Unpool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, g: Tensor, layout: Layout, options: Options) -> Tensor:
+        """Keep the pooling's options."""
         ctx.set_materialize_grads(False)
         ctx.options = options
         # torch asks for the pooled tensor, but looks only at its shape and memory format.
@@ -62,6 +67,7 @@ class _Unpool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, h: Tensor | None) -> tuple[Tensor | None, None, None]:
+        """Pool the gradient, if there is one."""
         return (None if h is None else _Pool.apply(h, ctx.options)), None, None
 
 
@@ -70,12 +76,14 @@ class _Pool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, options: Options) -> Tensor:
+        """Pool, and keep the shape alone."""
         ctx.set_materialize_grads(False)
         ctx.layout, ctx.options = (x.shape, x.stride()), options
         return aten.avg_pool2d(x, *options)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor | None) -> tuple[Tensor | None, None]:
+        """Spread the gradient, if there is one."""
         return (None if g is None else _Unpool.apply(g, ctx.layout, ctx.options)), None
 
 

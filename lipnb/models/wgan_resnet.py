@@ -92,9 +92,11 @@ def wgan_critic(
     first, second, third = ([nn.Dropout(share)] for share in dropout) if dropout else ([], [], [])
 
     def activation() -> list[nn.Module]:
+        """Make a ReLU, normalised before it where asked for."""
         return [normalization(), nn.ReLU()] if batch_norm else [nn.ReLU()]
 
     def half() -> list[nn.Module]:
+        """Make one convolution of a block with what precedes it."""
         return [*activation(), convolution(c, c)]
 
     return nn.Sequential(
@@ -175,9 +177,11 @@ def wgan_generator(
     c, start = channels, SIZE // 8
 
     def half() -> list[nn.Module]:
+        """Make one convolution of a block with what precedes it."""
         return [normalization(), nn.ReLU(), convolution(c, c)]
 
     def block() -> nn.Module:
+        """Make one residual block that doubles the side."""
         norm, relu, first = half()
         return _Residual(
             [norm, relu, nn.Upsample(scale_factor=2), first, *half()],

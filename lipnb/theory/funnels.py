@@ -101,6 +101,7 @@ class FunnelPair:
     power: float = 8.0
 
     def __post_init__(self) -> None:
+        """Check the funnels, in float64."""
         a, b = _floats(self.centres, "centres"), _floats(self.offsets, "offsets")
         if a.ndim != 2 or 0 in a.shape:
             raise ValueError(f"centres must have shape (N, d), N, d >= 1; got {tuple(a.shape)}")

@@ -45,12 +45,15 @@ def judge_critics(frame: Any) -> list[dict[str, Any]]:
     frame = frame.assign(error=(frame["ratio"] - 1).abs())
 
     def on(which: str) -> Any:
+        """Select the rows of a problem."""
         return frame[frame["problem"] == which]
 
     def larger(which: str, one: str, other: str, score: str) -> bool:
+        """Tell whether one method has the larger score, by the paired interval."""
         return paired_difference(on(which), one, other, score)[1] > 0
 
     def mean(which: str, method: str) -> float:
+        """Average the ratio of a method over seeds."""
         rows = on(which)
         return float(rows[rows["method"] == method]["ratio"].mean())
 

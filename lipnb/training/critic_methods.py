@@ -137,16 +137,21 @@ def train_method(
 
 
 def _gradient(problem: CriticProblem, **options: Any) -> CriticPenalty:
+    """Penalise gradient norms on segments between the laws."""
+
     def penalty(f: nn.Module, x: Tensor, y: Tensor, output: Tensor, g: torch.Generator) -> Penalty:
+        """Draw the points and penalise."""
         return gradient_penalty(f, interpolate(x, y, generator=g), **options)
 
     return penalty
 
 
 def _maximum(problem: CriticProblem) -> CriticPenalty:
+    """Penalise the steepest gradient, worst points of earlier steps included."""
     worst = WorstPoints(16)
 
     def penalty(f: nn.Module, x: Tensor, y: Tensor, output: Tensor, g: torch.Generator) -> Penalty:
+        """Draw the points and penalise."""
         points = interpolate(x, y, generator=g)
         return max_gradient_penalty(f, points, lipschitz_constant=1.0, one_sided=True, worst=worst)
 
@@ -154,14 +159,20 @@ def _maximum(problem: CriticProblem) -> CriticPenalty:
 
 
 def _partners(problem: CriticProblem) -> CriticPenalty:
+    """Penalise the quotients of x and y of equal index."""
+
     def penalty(f: nn.Module, x: Tensor, y: Tensor, output: Tensor, g: torch.Generator) -> Penalty:
+        """Penalise the pairs as they come."""
         return lipschitz_penalty(f, x, y, output=output[: len(x)])
 
     return penalty
 
 
 def _random(problem: CriticProblem) -> CriticPenalty:
+    """Penalise the quotients of random pairs of both laws together."""
+
     def penalty(f: nn.Module, x: Tensor, y: Tensor, output: Tensor, g: torch.Generator) -> Penalty:
+        """Draw the pairs and penalise."""
         return lipschitz_penalty(f, *random_pairs(torch.cat([x, y]), generator=g))
 
     return penalty
@@ -171,6 +182,7 @@ def _consistency(problem: CriticProblem) -> CriticPenalty:
     """GP at weight 10 and the consistency term at weight 2, as in its paper."""
 
     def penalty(f: nn.Module, x: Tensor, y: Tensor, output: Tensor, g: torch.Generator) -> Penalty:
+        """Add the two penalties."""
         found = gradient_penalty(f, interpolate(x, y, generator=g))
         term = consistency_penalty(f, x, generator=g)
         return found._replace(loss=found.loss + 0.2 * term.loss)
@@ -183,6 +195,7 @@ def _adversarial(problem: CriticProblem, *, xi: float = 0.1, **options: Any) -> 
     scale = problem.scale
 
     def penalty(f: nn.Module, x: Tensor, y: Tensor, output: Tensor, g: torch.Generator) -> Penalty:
+        """Search and penalise."""
         return adversarial_lipschitz_penalty(
             f,
             torch.cat([x, y]),
@@ -197,10 +210,12 @@ def _adversarial(problem: CriticProblem, *, xi: float = 0.1, **options: Any) -> 
 
 
 def _spectral(layer: nn.Linear, generator: torch.Generator) -> object:
+    """Attach spectral normalisation."""
     return spectral_norm(layer, generator=generator)
 
 
 def _orthogonal(layer: nn.Linear, generator: torch.Generator, **options: Any) -> object:
+    """Attach orthogonality."""
     return orthogonal(layer, generator=generator, **options)
 
 

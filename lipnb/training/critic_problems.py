@@ -107,11 +107,13 @@ def cloud_problem(name: str, x: Tensor, y: Tensor) -> CriticProblem:
     start, end, mass = start[moved], end[moved], mass[moved]
 
     def sample(n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw points with replacement."""
         rows = torch.randint(len(x), (n,), generator=generator)
         columns = torch.randint(len(y), (n,), generator=generator)
         return x[rows], y[columns]
 
     def scores(critic: nn.Module, generator: torch.Generator) -> dict[str, float]:
+        """Compare with exact transport."""
         with torch.no_grad():
             f_x, f_y = critic(x).flatten(), critic(y).flatten()
         proof = certified_gap(f_x, f_y, x, y)
@@ -159,6 +161,7 @@ def funnel_problem(name: str, pair: FunnelPair) -> CriticProblem:
     x, y = pair.sample(4096, generator)
 
     def scores(critic: nn.Module, generator: torch.Generator) -> dict[str, float]:
+        """Compare with the known potential."""
         found = judge_potential(critic, pair, 16384, generator, dtype=torch.float32)
         return {
             "ratio": found.wasserstein1 / found.cost,

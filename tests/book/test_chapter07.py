@@ -15,6 +15,7 @@ import ot
 import pytest
 import torch
 from scipy.integrate import quad
+from scipy.optimize import minimize
 from scipy.spatial.distance import cdist
 
 from lipnb.regularizers import consistency_penalty, lipschitz_penalty, random_pairs
@@ -108,20 +109,20 @@ def test_violations_of_the_best_critic_are_a_plan(ch, strength):
 
 def test_small_flows_by_a_general_solver(ch):
     # Three points against two: the right side of (eq-07-flow), minimised over plans by SLSQP.
-    from scipy.optimize import minimize
-
     rng = np.random.default_rng(0)
     lengths = rng.uniform(1, 2, size=(3, 2))  # no way round is shorter than a road
-    rows = np.kron(np.eye(3), np.ones(2)), np.kron(np.ones(3), np.eye(2))
-    masses = np.r_[np.full(3, 1 / 3), np.full(2, 1 / 2)]
+    rows = np.vstack([np.kron(np.eye(3), np.ones(2)), np.kron(np.ones(3), [1, 0])])
+    masses = np.r_[np.full(3, 1 / 3), 1 / 2]  # the last column follows from the others
     found = minimize(
         lambda m: m @ lengths.ravel() + ((m * lengths.ravel()) ** 2).sum() * 6 / 12,
         np.full(6, 1 / 6),
-        constraints={"type": "eq", "fun": lambda m: np.vstack(rows) @ m - masses},
+        constraints={"type": "eq", "fun": lambda m: rows @ m - masses},
         bounds=[(0, None)] * 6,
         options={"ftol": 1e-14},
     )
+    assert found.success
     assert ch["best_critic"](lengths, 3.0)[1] == pytest.approx(found.fun, rel=1e-6)
+    assert ch["best_critic"](lengths, 4.0)[1] < 0.98 * found.fun  # sabotage: another weight
 
 
 # --- networks on the clouds ---------------------------------------------------------------------
@@ -155,14 +156,13 @@ def test_pairs_within_the_clouds_diverge(ch):
 
 
 def test_sabotage_penalty_off_or_detached(ch):
-    exact = on_seed(ch, 20)[2]
+    on_seed(ch, 20)
     roads = ch["all_roads"](FULL)
     off = ch["ratios"](ch["on_clouds"](roads, 0.0, steps=100))[0]
     assert off > 10  # far above the exact program's ratio and above the diverging one
     keep = ch["excess_penalty"]
     ch["excess_penalty"] = lambda slopes: keep(slopes.detach())
     assert ch["ratios"](ch["on_clouds"](roads, 10.0, steps=100))[0] > 10
-    assert exact > 0
 
 
 def test_own_penalty_equals_the_library_and_a_wrong_sign_does_not(ch):
@@ -211,12 +211,12 @@ def test_a_jump_in_the_plane_costs_catalan_over_pi(ch):
 
 def test_a_ramp_pays_pairs_a_bounded_bill_and_gradients_an_unbounded_one(ch):
     ch["seed"] = 3
-    slopes = np.array([50.0, 500.0])
+    slopes = np.array([100.0, 500.0])
     for d in (2, 8, 32):
         by_pairs, by_gradients = ch["ramp_bills"](d, slopes)
-        assert 1 < by_pairs[1] / by_pairs[0] < 1.15 and by_gradients[1] > 9 * by_gradients[0]
+        assert 1 < by_pairs[1] / by_pairs[0] < 1.1 and by_gradients[1] > 4.9 * by_gradients[0]
     by_pairs, _ = ch["ramp_bills"](1, slopes)
-    assert by_pairs[1] > 1.2 * by_pairs[0]
+    assert by_pairs[1] > 1.12 * by_pairs[0]
 
 
 # --- 2, 8 and 32 dimensions ---------------------------------------------------------------------
@@ -231,15 +231,15 @@ FUNNELS = {
     (32, "LP"): ((0.8981, 0.9172), (0.8285, 0.8470)),
 }
 # In 32 dimensions: share of violated pairs (random, real-fake, perturbed, adversarial), and the
-# largest quotients of the same kinds.
+# quotient that one in a hundred exceeds, for the same kinds.
 KINDS = ("random", "real-fake", "perturbed", "adversarial")
 VIOLATED = {
     "pairs": ((0.2535, 0.2649), (0.3032, 0.3135), (0.0844, 0.2053), (0.9996, 1.0)),
     "LP": ((0.0, 0.0), (0.0, 0.0), (0.0, 0.0), (0.6523, 0.6731)),
 }
-LARGEST = {
-    "pairs": ((3.1771, 3.6158), (2.9708, 3.2671), (2.3080, 2.7817), (5.6070, 6.4590)),
-    "LP": ((0.8494, 0.9487), (0.8383, 0.9082), (0.6157, 0.7241), (1.2353, 1.2584)),
+STEEP = {
+    "pairs": ((2.2064, 2.2428), (2.3319, 2.3784), (1.5248, 2.0100), (5.0679, 5.5988)),
+    "LP": ((0.6593, 0.6769), (0.6831, 0.7095), (0.4372, 0.4985), (1.1800, 1.1890)),
 }
 
 
@@ -260,12 +260,12 @@ def test_what_pairs_see_in_32_dimensions(ch, name):
     ratio, cosine, _ = ch["judge"](critic, 32)
     assert inside(ratio, FUNNELS[32, name][0]) and inside(cosine, FUNNELS[32, name][1])
     seen = ch["quotients_by_kind"](critic, 32)
-    for kind, violated, largest in zip(KINDS, VIOLATED[name], LARGEST[name], strict=True):
+    for kind, violated, steep in zip(KINDS, VIOLATED[name], STEEP[name], strict=True):
         assert inside((seen[kind] > 1).mean(), violated), kind
-        assert inside(seen[kind].max(), largest), kind
+        assert inside(np.quantile(seen[kind], 0.99), steep), kind
     other = "LP" if name == "pairs" else "pairs"  # sabotage: the intervals of the other critic
     assert not inside(ratio, FUNNELS[32, other][0])
-    assert not inside(seen["real-fake"].max(), LARGEST[other][1])
+    assert not inside(np.quantile(seen["real-fake"], 0.99), STEEP[other][1])
 
 
 def test_scaled_truth_and_free_heights(ch):
