@@ -155,7 +155,7 @@ def test_pairs_within_the_clouds_diverge(ch):
     assert run.gap[-1] > 1.05 * run.gap[125]
 
 
-def test_sabotage_penalty_off_or_detached(ch):
+def test_sabotage_penalty_off_detached_or_of_the_wrong_sign(ch):
     on_seed(ch, 20)
     roads = ch["all_roads"](FULL)
     off = ch["ratios"](ch["on_clouds"](roads, 0.0, steps=100))[0]
@@ -163,6 +163,8 @@ def test_sabotage_penalty_off_or_detached(ch):
     keep = ch["excess_penalty"]
     ch["excess_penalty"] = lambda slopes: keep(slopes.detach())
     assert ch["ratios"](ch["on_clouds"](roads, 10.0, steps=100))[0] > 10
+    ch["excess_penalty"] = lambda slopes: keep(slopes)._replace(loss=-keep(slopes).loss)
+    assert ch["ratios"](ch["on_clouds"](roads, 10.0, steps=50))[0] > 10
 
 
 def test_own_penalty_equals_the_library_and_a_wrong_sign_does_not(ch):
