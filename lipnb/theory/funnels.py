@@ -366,7 +366,7 @@ def benchmark_pair(name: str) -> FunnelPair:
 
     References
     ----------
-    Centres and offsets: github.com/justkolesov/Wasserstein1Benchmark (MIT licence).
+    Centres and offsets: the repository Wasserstein1Benchmark of justkolesov on GitHub (MIT licence).
 
     Examples
     --------
