@@ -164,7 +164,7 @@ def test_sabotage_penalty_off_detached_or_of_the_wrong_sign(ch):
     ch["excess_penalty"] = lambda slopes: keep(slopes.detach())
     assert ch["ratios"](ch["on_clouds"](roads, 10.0, steps=100))[0] > 10
     ch["excess_penalty"] = lambda slopes: keep(slopes)._replace(loss=-keep(slopes).loss)
-    assert ch["ratios"](ch["on_clouds"](roads, 10.0, steps=50))[0] > 10
+    assert ch["on_clouds"](roads, 10.0, steps=100).slope[-1] > 10  # rewarded, in either direction
 
 
 def test_own_penalty_equals_the_library_and_a_wrong_sign_does_not(ch):
