@@ -366,7 +366,7 @@ def benchmark_pair(name: str) -> FunnelPair:
 
     References
     ----------
-    Centres and offsets: the repository Wasserstein1Benchmark of justkolesov on GitHub (MIT licence).
+    Centres and offsets: repository Wasserstein1Benchmark of justkolesov, GitHub (MIT licence).
 
     Examples
     --------
