@@ -150,9 +150,11 @@ def test_worst_pair_overshoots_less(ch):
 
 def test_pairs_within_the_clouds_diverge(ch):
     exact = on_seed(ch, 22)[2]
-    run = ch["on_clouds"](np.kron(np.eye(2), ~np.eye(N, dtype=bool)) > 0, steps=250)
+    roads = np.kron(np.eye(2), ~np.eye(N, dtype=bool)) > 0
+    run, longer = (ch["on_clouds"](roads, steps=steps) for steps in (250, 500))
     assert inside(run.gap[-1].item() / exact, WITHIN)
     assert run.gap[-1] > 1.05 * run.gap[125]
+    assert longer.gap[-1] > 1.3 * run.gap[-1]  # a longer run ends higher
 
 
 def test_sabotage_penalty_off_detached_or_of_the_wrong_sign(ch):
