@@ -96,5 +96,8 @@ def _solve(polyhedra: Sequence[tuple[Array, Array]]) -> Array:
         options=options,
     )
     if result.status != 0:
+        # HiGHS has called a block of bounded programs unbounded; one by one it solves them.
+        if len(polyhedra) > 1:
+            return np.concatenate([_solve([polyhedron]) for polyhedron in polyhedra])
         raise RuntimeError(f"HiGHS found no optimum of the margin problem: {result.message}")
     return result.x.reshape(len(blocks), columns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,3 +70,26 @@ def test_a_failing_solver_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(polyhedra, "linprog", lambda **_: stopped)
     with pytest.raises(RuntimeError, match=r"no optimum.*numerical difficulties"):
         inner_balls([box(1.0)], 1e-9)
+
+
+def test_a_block_that_the_solver_refuses_is_solved_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    solve, sizes = polyhedra.linprog, []
+
+    def refuse_blocks(**program: Any) -> OptimizeResult:
+        sizes.append(len(program["c"]))
+        if sizes[-1] > 3:  # more than one polyhedron in the plane
+            return OptimizeResult(status=3, message="the problem is unbounded")
+        return solve(**program)
+
+    cases = [box(1.0, 3.0), triangle(), box(1.0, -0.5)]
+    expected = inner_balls(cases, 1e-9)
+    monkeypatch.setattr(polyhedra, "linprog", refuse_blocks)
+    for ball, wanted in zip(inner_balls(cases, 1e-9), expected, strict=True):
+        if wanted is None:
+            assert ball is None
+        else:
+            assert ball is not None
+            assert ball[1] == pytest.approx(wanted[1], abs=1e-9)
+    assert sizes == [9, 3, 3, 3]
