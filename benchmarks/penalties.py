@@ -28,18 +28,15 @@ import copy
 import random
 import statistics
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lipnb.constraints import clip_weights
 from lipnb.flops import count_flops
+from lipnb.memory import peak_bytes
 from lipnb.models import lean, wgan_critic
 from lipnb.regularizers import (
     adversarial_lipschitz_penalty,
@@ -199,44 +196,10 @@ class Stepper:
             clip_weights(self.critic, self.variant.clip)
 
 
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the tensors that were made inside and are still alive, and their peak."""
-
-    def __init__(self, *known: Tensor) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen = {id(tensor.untyped_storage()) for tensor in known}
-        self.known = known  # kept, so that no new storage gets an old number
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self.watch(leaf.untyped_storage())
-        return result
-
-    def watch(self, storage: torch.UntypedStorage) -> None:
-        number, size = id(storage), storage.nbytes()
-        if number in self.seen:
-            return
-        self.seen.add(number)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.freed, number, size)
-
-    def freed(self, number: int, size: int) -> None:
-        self.seen.discard(number)
-        self.now -= size
-
-
-def peak_bytes(stepper: Stepper) -> int:
+def peak_memory(stepper: Stepper) -> int:
     """Largest number of bytes of live tensors in a step, without Adam's."""
     stepper.optimizer.zero_grad()
-    with LiveBytes(stepper.x, *stepper.critic.parameters()) as live:
-        stepper.gradients()
-    return live.peak
+    return peak_bytes(stepper.gradients, stepper.x, *stepper.critic.parameters())
 
 
 def measure(steppers: dict[str, Stepper], rounds: int, updates: int) -> dict[str, list[float]]:
@@ -270,7 +233,7 @@ def main() -> None:
     torch.manual_seed(0)  # dropout draws from the global generator
     steppers = {name: Stepper(v, given.channels, given.batch) for name, v in VARIANTS.items()}
     flops = {name: count_flops(stepper.gradients) for name, stepper in steppers.items()}
-    memory = {name: peak_bytes(stepper) for name, stepper in steppers.items()}
+    memory = {name: peak_memory(stepper) for name, stepper in steppers.items()}
     times = measure(steppers, given.rounds, given.updates)
     plain = times["plain"]
     print(

@@ -195,20 +195,3 @@ def test_the_rows_of_the_benchmark_cost_what_theory_says(name: str) -> None:
         torch.manual_seed(0)  # dropout
         ratio = count_flops(variant.gradients) / count_flops(plain.gradients)
     assert ratio == pytest.approx(variant.variant.theory, rel=0.03)
-
-
-def test_live_bytes_of_known_computations() -> None:
-    x, size = torch.ones(1000, requires_grad=True), 4000
-    with benchmark.LiveBytes(x) as live:
-        y = x + 1
-        z = y.view(10, 100)[1:]  # a view takes no room
-        del y
-        assert (live.now, live.peak) == (size, size)
-        del z
-        assert (live.now, live.peak) == (0, size)
-        y = x.exp().exp().sum()  # both are kept for the backward pass, by torch alone
-        assert live.now == 2 * size + 4
-        y.backward()
-        del y
-        assert live.now == size  # the gradient
-    assert live.peak > 2 * size + 4

@@ -1,6 +1,6 @@
 """The numbers of chapter 05, computed with the chapter's own functions.
 
-Intervals are measured: the smallest and largest value over seeds 0 to 9 (one machine, float64,
+Intervals are measured: the smallest and largest value over seeds 0 to 19 (one machine, float64,
 the chapter's numbers of steps), widened on each side by half of that range. Each claim has a twin
 in which something is broken on purpose and the number must leave its interval.
 """
@@ -128,12 +128,12 @@ def test_clip_equals_the_library_and_clips_biases(ch):
 # --- what the gap prefers ---------------------------------------------------------------------
 
 SHARE = {
-    "penalised": (0.8000, 0.9021),
-    "clipped": (0.4092, 0.6265),  # seeds 0 to 13
-    "squeezed, then clipped": (0.4889, 0.6313),  # seeds 0 to 13
+    "penalised": (0.8000, 0.9020),
+    "clipped": (0.4092, 0.6264),
+    "squeezed, then clipped": (0.4889, 0.6313),
 }
-COSINE = {"penalised": (0.9017, 0.9561), "clipped": (0.4756, 0.6260)}
-GAP = {"clipped": (1.354, 2.452), "squeezed": (0.0059, 0.0100)}
+COSINE = {"penalised": (0.9017, 0.9560), "clipped": (0.4756, 0.6259)}
+GAP = {"clipped": (1.355, 2.586), "squeezed": (0.0057, 0.0114)}
 
 
 def clipped(ch, steps=400):
@@ -190,7 +190,7 @@ def living_energy(ch, f):
     return energy, agree
 
 
-FIRST_ENERGY, SECOND_ENERGY = (0.8412, 0.9642), (0.7174, 0.8102)
+FIRST_ENERGY, SECOND_ENERGY = (0.8095, 0.9642), (0.7014, 0.8241)
 
 
 def test_clipped_critics_are_simple_and_sit_in_corners(ch):
@@ -226,7 +226,7 @@ def test_sabotage_the_laws_are_swapped(ch):
 
 # --- neurons ----------------------------------------------------------------------------------
 
-REACHED, RIDGE, PLACES = (0.7870, 0.8653), (0.2039, 0.2842), (32, 47)
+REACHED, RIDGE, PLACES = (0.7800, 0.8714), (0.2039, 0.2842), (32, 47)
 
 
 def crowd(ch, n=256, steps=300):
@@ -295,7 +295,7 @@ def test_sabotage_a_penalty_makes_neurons_talk(ch):
 
 # --- depth ------------------------------------------------------------------------------------
 
-GROWTH = {0.5: (0.4594, 0.5559), 2.0: (1.5217, 1.8495)}
+GROWTH = {0.5: (0.4595, 0.5619), 2.0: (1.522, 2.050)}
 
 
 def mean_slope(ch, product, depth, steps, eps=1e-30, c=None):
@@ -332,7 +332,7 @@ def test_layer_slopes_agree_with_the_mean_slope(ch):
 
 # --- what fails -------------------------------------------------------------------------------
 
-NORMALISED = {1.0: (0.6166, 0.7768), 0.01: (60.46, 70.79)}
+NORMALISED = {1.0: (0.5954, 0.7768), 0.01: (60.46, 78.44)}
 
 
 @pytest.mark.parametrize("scale", NORMALISED)
