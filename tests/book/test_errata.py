@@ -85,3 +85,11 @@ def test_one_step_is_the_signed_gradient_at_the_shifted_point():
     sign = torch.sign(f(at) - f(x))[:, None]
     torch.testing.assert_close(step, sign * torch.nn.functional.normalize(gradient))
     assert 0 < (sign < 0).sum() < len(x), "both signs occur"
+
+
+def test_stacking_keeps_the_norms_of_rows_and_not_the_spectral_norm():
+    row = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    twice = torch.cat([row, row])
+    assert twice.norm(dim=1).max().item() == pytest.approx(1)
+    spectral = torch.linalg.matrix_norm(twice, 2).item()
+    assert printed(r"matrix of spectral norm ([\d.]+)\.") == pytest.approx(spectral, abs=5e-5)
