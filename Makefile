@@ -89,7 +89,7 @@ run: install
 
 # requirements.txt and environment.yml both come from pyproject.toml; tests/book/test_environment.py says when they part.
 lock: install
-	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev --extra book --extra workflow -o requirements.txt
+	$(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header pyproject.toml --group dev --extra book --extra workflow --extra gan -o requirements.txt
 	echo 'uv==0.13.9' | $(BIN)/uv pip compile -q --universal --generate-hashes --no-emit-index-url --no-header - -o requirements-uv.txt
 	$(BIN)/python scripts/environment.py
 fmt: install

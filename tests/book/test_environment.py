@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
-LOCKED_EXTRAS = ("book", "workflow")  # `gan` is installed by those who run chapter 19
+LOCKED_EXTRAS = ("book", "workflow", "gan")
 PYTHONS = ("3.11", "3.12", "3.13")
 
 
