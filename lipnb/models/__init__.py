@@ -4,5 +4,16 @@ from lipnb.models.groupsort import GroupSort
 from lipnb.models.lean import LeanAvgPool2d, LeanReLU, lean
 from lipnb.models.mlp import mlp
 from lipnb.models.wgan_resnet import wgan_critic, wgan_generator
+from lipnb.models.wgan_small import small_wgan_critic, small_wgan_generator
 
-__all__ = ["GroupSort", "LeanAvgPool2d", "LeanReLU", "lean", "mlp", "wgan_critic", "wgan_generator"]
+__all__ = [
+    "GroupSort",
+    "LeanAvgPool2d",
+    "LeanReLU",
+    "lean",
+    "mlp",
+    "small_wgan_critic",
+    "small_wgan_generator",
+    "wgan_critic",
+    "wgan_generator",
+]
