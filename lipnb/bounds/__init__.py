@@ -1,19 +1,28 @@
 """Part III: how large is the Lipschitz constant? Bounds and exact values."""
 
+from lipnb.bounds.eclipse import eclipse_fast
 from lipnb.bounds.enumeration import Region, enumerate_regions, linear_regions
 from lipnb.bounds.layerwise import activation_constant, product_bound
+from lipnb.bounds.liplt import liplt
 from lipnb.bounds.lower import pair_quotients, sampled_bound
 from lipnb.bounds.network import operator_norm
 from lipnb.bounds.result import Bound
+from lipnb.bounds.seqlip import seqlip
+from lipnb.bounds.walk import WitnessedBound, walk_bound
 
 __all__ = [
     "Bound",
     "Region",
+    "WitnessedBound",
     "activation_constant",
+    "eclipse_fast",
     "enumerate_regions",
     "linear_regions",
+    "liplt",
     "operator_norm",
     "pair_quotients",
     "product_bound",
     "sampled_bound",
+    "seqlip",
+    "walk_bound",
 ]
