@@ -26,7 +26,6 @@ __all__ = ["WitnessedBound", "steepest_direction", "walk_bound"]
 Layers = list[Affine | nn.Module]
 WALKERS = 32
 SCALES = (1e-2, 2.0)  # of a step, relative to the spread of the points
-ANEW = 0.25
 KEPT = 64  # end points whose slopes are checked for kinks
 
 
@@ -123,7 +122,6 @@ def walk_bound(
     # Refuses layers whose kinks are not known, before the walk.
     sampled_bound(network, norm=norm, domain=domain, points=x[:1])
     slopes = operator_norm(_jacobian(layers, x), norm)
-    centre = torch.zeros(dimension, dtype=torch.float64) if box is None else _middle(box)
     visited, heights = [x], [slopes]
     low, high = math.log(SCALES[0]), math.log(SCALES[1])
     for _ in range(steps):
@@ -133,11 +131,7 @@ def walk_bound(
         length = (
             spread if box else torch.maximum(spread, x.square().mean(dim=1, keepdim=True).sqrt())
         )
-        # One move in four starts anew, so that no walker stays on a hill of its own.
-        anew = torch.rand(WALKERS, 1, generator=generator, dtype=torch.float64) < ANEW
-        y = _into(
-            torch.where(anew, centre, x) + length * (low + (high - low) * size).exp() * move, box
-        )
+        y = _into(x + length * (low + (high - low) * size).exp() * move, box)
         new = operator_norm(_jacobian(layers, y), norm)
         better = new > slopes
         if better.any():
@@ -203,12 +197,6 @@ def _spread(layers: Layers, box: Box | None) -> Tensor:
     away = first.bias.abs()[lengths > 0] / lengths[lengths > 0]
     away = away[(away > 0) & torch.isfinite(away)]
     return away.median() if len(away) else torch.tensor(1.0, dtype=torch.float64)
-
-
-def _middle(box: Box) -> Tensor:
-    """Return the middle of a box."""
-    low, high = (torch.tensor(side, dtype=torch.float64) for side in box)
-    return (low + high) / 2
 
 
 def _into(x: Tensor, box: Box | None) -> Tensor:
