@@ -76,6 +76,8 @@ def record_rows(root: Path) -> list[list[object]]:
         records = read_experiment(name, root / "results")
         changed = sorted({file for record in records for file in stale_files(record, root)})
         state = f"stale: {', '.join(changed)} changed" if changed else "current"
+        if not changed and any(stale_files(record, root, replays=False) for record in records):
+            state = "current: the code has changed, and repeats a short run bit by bit"
         rows.append(
             [
                 f"[{name}](#ledger-{main_of(name, names)})",

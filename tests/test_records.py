@@ -312,3 +312,35 @@ def test_a_verdict_stops_when_false(capsys):
     assert capsys.readouterr().out == "all is well: yes\n"
     with pytest.raises(AssertionError, match="all is well: no"):
         verdict("all is well", False)
+
+
+def test_a_replay_lets_changed_code_pass_until_it_changes_again(project):
+    """The short run covers today's files, also those that the record's code did not have."""
+    made = record(code=snapshot(["lipnb/step.py"], project))
+    (project / "lipnb" / "step.py").write_text("from lipnb.rate import RATE\n")
+    (project / "lipnb" / "rate.py").write_text("RATE = 0.1\n")
+    assert stale_files(made, project) == ["lipnb/step.py"]
+    code = snapshot(["lipnb/step.py", "lipnb/rate.py"], project)["code"]
+    path = project / "results" / made["experiment"] / "replayed.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({"0" * 40: {"code": code}}))
+    assert stale_files(made, project) == ["lipnb/step.py"]  # a replay of another commit
+    path.write_text(json.dumps({made["source"]["commit"]: {"code": code}}))
+    assert stale_files(made, project) == []
+    assert stale_files(made, project, replays=False) == ["lipnb/step.py"]
+    assert "repeats a short run of them bit by bit." in provenance([made], project)
+    (project / "lipnb" / "rate.py").write_text("RATE = 0.2\n")
+    assert stale_files(made, project) == ["lipnb/rate.py"]
+
+
+def test_a_replay_forgives_no_other_versions_and_no_other_data(project):
+    digest = lipnb.records.file_digest(project / "points.csv")
+    state = snapshot(["lipnb/step.py"], project)
+    made = record(code=state, data={"name": "points.csv", "sha256": digest})
+    path = project / "results" / made["experiment"] / "replayed.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps({made["source"]["commit"]: {"code": made["code"]}}))
+    (project / "points.csv").write_text("0,2\n")
+    assert stale_files(made, project) == ["points.csv"]
+    (project / "requirements.txt").write_text("torch==2.16.0\n")
+    assert stale_files(made, project) == ["requirements.txt", "points.csv"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,7 +79,9 @@ def snapshot(code: Sequence[Path | str | ModuleType], root: Path | None = None) 
     }
 
 
-def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str]:
+def stale_files(
+    record: Mapping[str, Any], root: Path | None = None, *, replays: bool = True
+) -> list[str]:
     """List the code files, lock file and data file that changed since a record was made.
 
     Parameters
@@ -87,6 +90,10 @@ def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str
         With the `code`, `lock` and `data` of a record.
     root : Path, optional
         The repository.
+    replays : bool
+        Whether changed code is forgiven as long as the files of a replay stand: a short run with
+        the code of the record's commit and with theirs gave the same numbers
+        (`workflows/replay.py`).
 
     Returns
     -------
@@ -113,7 +120,20 @@ def stale_files(record: Mapping[str, Any], root: Path | None = None) -> list[str
         known[lock["name"]] = lock["sha256"]
     if (root / data["name"]).is_file():
         known[data["name"]] = data["sha256"]
-    return [name for name, digest in known.items() if not _unchanged(name, digest, root)]
+    changed = [name for name, digest in known.items() if not _unchanged(name, digest, root)]
+    replayed = _replayed(record, root) if replays else {}
+    if changed and replayed and not set(changed) - set(record["code"]):
+        changed = [name for name, digest in replayed.items() if not _unchanged(name, digest, root)]
+    return changed
+
+
+def _replayed(record: Mapping[str, Any], root: Path) -> dict[str, str]:
+    """Return the files, with digests, that gave the numbers of a record's commit in a short run."""
+    path = root / "results" / str(record.get("experiment")) / "replayed.json"
+    if not path.is_file():
+        return {}
+    runs = json.loads(path.read_text(encoding="utf-8"))
+    return dict(runs.get(record["source"]["commit"], {}).get("code", {}))
 
 
 def _same_pins(environment: Mapping[str, Any], root: Path) -> bool:

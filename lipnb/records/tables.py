@@ -152,6 +152,8 @@ def provenance(records: Sequence[Record], root: Path | None = None) -> str:
     )
     changed = sorted({name for record in records for name in stale_files(record, root)})
     today = f"changed since then: {', '.join(changed)}" if changed else "made by today's code"
+    if not changed and any(stale_files(record, root, replays=False) for record in records):
+        today = "the code has changed, and repeats a short run of them bit by bit"
     count = f"{len(records)} record" + ("s" if len(records) > 1 else "")
     return f"{count}, {day}, on {devices}, {versions}, commit {commits}; {today}."
 
