@@ -5,6 +5,7 @@ from lipnb.bounds.enumeration import Region, enumerate_regions, linear_regions
 from lipnb.bounds.layerwise import activation_constant, product_bound
 from lipnb.bounds.liplt import liplt
 from lipnb.bounds.lipmip import lipmip
+from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.lower import pair_quotients, sampled_bound
 from lipnb.bounds.network import operator_norm
 from lipnb.bounds.result import Bound
@@ -21,6 +22,7 @@ __all__ = [
     "linear_regions",
     "liplt",
     "lipmip",
+    "lipsdp",
     "operator_norm",
     "pair_quotients",
     "product_bound",
