@@ -1,5 +1,6 @@
 """Part III: how large is the Lipschitz constant? Bounds and exact values."""
 
+from lipnb.bounds.branch_and_bound import branch_and_bound
 from lipnb.bounds.eclipse import eclipse_fast
 from lipnb.bounds.enumeration import Region, enumerate_regions, linear_regions
 from lipnb.bounds.layerwise import activation_constant, product_bound
@@ -17,6 +18,7 @@ __all__ = [
     "Region",
     "WitnessedBound",
     "activation_constant",
+    "branch_and_bound",
     "eclipse_fast",
     "enumerate_regions",
     "linear_regions",
