@@ -1,11 +1,14 @@
 """Part III: how large is the Lipschitz constant? Bounds and exact values."""
 
+from lipnb.bounds.bracket import Bracket, lipschitz_bracket
 from lipnb.bounds.branch_and_bound import branch_and_bound
 from lipnb.bounds.eclipse import eclipse_fast
 from lipnb.bounds.enumeration import Region, enumerate_regions, linear_regions
+from lipnb.bounds.geolip import geolip
 from lipnb.bounds.layerwise import activation_constant, product_bound
 from lipnb.bounds.liplt import liplt
 from lipnb.bounds.lipmip import lipmip
+from lipnb.bounds.lipopt import lipopt
 from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.lower import pair_quotients, sampled_bound
 from lipnb.bounds.network import operator_norm
@@ -15,15 +18,19 @@ from lipnb.bounds.walk import WitnessedBound, walk_bound
 
 __all__ = [
     "Bound",
+    "Bracket",
     "Region",
     "WitnessedBound",
     "activation_constant",
     "branch_and_bound",
     "eclipse_fast",
     "enumerate_regions",
+    "geolip",
     "linear_regions",
     "liplt",
     "lipmip",
+    "lipopt",
+    "lipschitz_bracket",
     "lipsdp",
     "operator_norm",
     "pair_quotients",

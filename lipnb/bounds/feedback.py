@@ -15,7 +15,7 @@ from lipnb.bounds.result import Box
 from lipnb.bounds.slopes import slopes_on_box
 from lipnb.models.groupsort import GroupSort
 
-__all__ = ["Feedback", "read_feedback"]
+__all__ = ["Feedback", "pruned", "read_feedback"]
 
 Array = NDArray[np.float64]
 
@@ -31,13 +31,13 @@ class Feedback:
     Parameters
     ----------
     inputs, loop : ndarray of shapes (n, n_in) and (n, n)
-        A and B; B couples a unit to earlier ones only, or, transposed, to later ones only.
+        A and B; B couples a unit to those of earlier layers only.
     out_inputs, out_loop : ndarray of shapes (n_out, n_in) and (n_out, n)
         C and D.
     low, high : ndarray of shape (n,)
         alpha and beta, with alpha < beta.
     layers : ndarray of shape (n,)
-        The activation layer of each unit.
+        The activation layer of each unit; does not decrease.
     exponent : int
         The network's differences are 2^exponent times y.
     """
@@ -52,13 +52,16 @@ class Feedback:
     exponent: int
 
     def transposed(self) -> Feedback:
-        """Return the system whose Jacobians are the transposed ones, for the same slopes."""
-        return replace(
-            self,
-            inputs=self.out_loop.T.copy(),
-            loop=self.loop.T.copy(),
-            out_inputs=self.out_inputs.T.copy(),
-            out_loop=self.inputs.T.copy(),
+        """Return the system of the transposed Jacobians, for the same slopes in reversed order."""
+        return Feedback(
+            self.out_loop.T[::-1].copy(),
+            self.loop.T[::-1, ::-1].copy(),
+            self.out_inputs.T.copy(),
+            self.inputs.T[:, ::-1].copy(),
+            self.low[::-1].copy(),
+            self.high[::-1].copy(),
+            self.layers.max(initial=0) - self.layers[::-1],
+            self.exponent,
         )
 
     def jacobian(self, slopes: Array) -> Array:
@@ -140,7 +143,7 @@ def read_feedback(network: nn.Sequential, box: Box | None = None) -> Feedback:
         np.repeat(np.arange(len(units)), [len(z) for z, _, _ in units]),
         exponent,
     )
-    return _pruned(feedback)
+    return pruned(feedback)
 
 
 def _scaled(weight: Array) -> tuple[Array, int]:
@@ -163,7 +166,7 @@ def _pairs(layer: GroupSort, rows: Array) -> tuple[Array, Array, Array]:
     return z, np.zeros(len(z)), np.ones(len(z))
 
 
-def _pruned(feedback: Feedback) -> Feedback:
+def pruned(feedback: Feedback) -> Feedback:
     """Drop units without inputs or without influence."""
     while True:
         fed = feedback.inputs.any(axis=1) | feedback.loop.any(axis=1)

@@ -18,7 +18,7 @@ from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.network import input_dimension, read_box, read_layers
 from lipnb.bounds.result import Bound
 
-__all__ = ["certified_square", "lipsdp"]
+__all__ = ["certified_square", "lipsdp", "solve_feedback"]
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)
@@ -110,7 +110,7 @@ def lipsdp(
     box = read_box(domain, input_dimension(read_layers(network)))
     feedback = read_feedback(network, box)
     product = product_bound(network).value
-    value, status = _solve(feedback, multipliers, tolerance, max_steps, start + seconds)
+    value, status = solve_feedback(feedback, multipliers, tolerance, max_steps, start + seconds)
     if product < value:
         value, status = product, f"{status}; the product of the layers' norms is smaller"
     return Bound(value, "upper", 2, box, perf_counter() - start, status)
@@ -175,7 +175,7 @@ def certified_square(program: Program, t: Array) -> float:
     return math.inf
 
 
-def _solve(
+def solve_feedback(
     feedback: Feedback, multipliers: str, tolerance: float, max_steps: int, deadline: float
 ) -> tuple[float, str]:
     """Return a certified bound and how it came about."""
@@ -205,7 +205,7 @@ def _program(feedback: Feedback, multipliers: str) -> tuple[Program, int, float]
     n, turned = len(feedback.low), feedback.out_inputs.shape[0] < feedback.out_inputs.shape[1]
     scale, size = _balance(feedback, multipliers)
     if turned:
-        feedback, scale = feedback.transposed(), np.ldexp(1 / scale, -size)
+        feedback, scale = feedback.transposed(), np.ldexp(1 / scale[::-1], -size)
     inputs, direct, relative = feedback.inputs, feedback.out_inputs, 4 * EPS
     seen = np.vstack([inputs, direct])
     busy = seen.any(axis=1)

@@ -1,0 +1,184 @@
+"""The best certified lower and upper bound within a budget of time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
+from time import perf_counter
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from lipnb.bounds.branch_and_bound import branch_and_bound
+from lipnb.bounds.eclipse import eclipse_fast
+from lipnb.bounds.feedback import Feedback, read_feedback
+from lipnb.bounds.geolip import geolip
+from lipnb.bounds.layerwise import product_bound
+from lipnb.bounds.liplt import liplt
+from lipnb.bounds.lipmip import lipmip
+from lipnb.bounds.lipsdp import lipsdp
+from lipnb.bounds.network import check_norm, input_dimension, read_box, read_layers
+from lipnb.bounds.result import Bound
+from lipnb.bounds.seqlip import seqlip
+from lipnb.bounds.walk import walk_bound
+
+__all__ = ["Bracket", "lipschitz_bracket"]
+
+CLOSED = 1e-6  # relative width at which a bracket counts as closed
+STEP = 4e-9  # seconds that a step of the interior-point method takes, over N^3
+WALKS = 4
+
+
+class Bracket(NamedTuple):
+    """Bounds on both sides of a Lipschitz constant, with lower.value <= upper.value.
+
+    Parameters
+    ----------
+    lower : Bound
+        Of kind 'lower' or 'exact'.
+    upper : Bound
+        Of kind 'upper' or 'exact'.
+    """
+
+    lower: Bound
+    upper: Bound
+
+
+def lipschitz_bracket(
+    network: nn.Sequential,
+    *,
+    norm: float = 2,
+    domain: tuple[Any, Any] | None = None,
+    seconds: float = 10.0,
+) -> Bracket:
+    r"""Bracket the Lipschitz constant by the best methods that fit into a budget.
+
+    .. math::
+        \text{lower} \le \|f\|_L \le \text{upper}
+
+    From below: random walks. From above: product of norms, LipLT, ECLipsE-Fast and SeqLip, which
+    cost little; then LipSDP (p = 2) or GeoLIP (p = 1 or inf) where a solve is likely to fit. With
+    the time that is left, branch and bound (p = 2) or LipMIP (p = 1 or inf) try to close the
+    bracket. Methods that do not know a layer of the network are left out.
+
+    Parameters
+    ----------
+    network : nn.Sequential
+        Linear layers (batch normalisation in evaluation mode included) and the activations of
+        `activation_constant`.
+    norm : {1, 2, inf}
+        The p of the input and, for vector outputs, of the output.
+    domain : (low, high), optional
+        A box; everywhere by default.
+    seconds : float
+        Wall-clock time. The methods that cost little run whatever it is.
+
+    Returns
+    -------
+    Bracket
+        Two `Bound`s, each with the method in its status. Both are the same if the constant was
+        found: 'exact' means within a relative tolerance of 1e-6.
+
+    Raises
+    ------
+    TypeError
+        If the network holds another layer.
+    ValueError
+        If an argument is out of range.
+    RuntimeError
+        If a lower bound exceeds an upper one: then one of them is wrong.
+
+    Examples
+    --------
+    >>> from lipnb.models import mlp
+    >>> lower, upper = lipschitz_bracket(mlp([4, 8, 8, 1], dtype=torch.float64), seconds=1.0)
+    >>> 0.5 < lower.value / upper.value <= 1
+    True
+
+    References
+    ----------
+    The single methods say theirs.
+    """
+    start = perf_counter()
+    check_norm(norm)
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds must be positive and finite; got {seconds}")
+    box = read_box(domain, input_dimension(read_layers(network)))
+    deadline = start + seconds
+    lower = walk_bound(network, norm=norm, domain=box, steps=50)
+    upper = product_bound(network, norm=norm, domain=box)
+    best: Bound = lower
+    for method in _methods(network, norm, box, deadline):
+        if best.value >= upper.value * (1 - CLOSED):
+            break
+        bound = _attempt(method)
+        if bound is None:
+            continue
+        if bound.kind == "exact":
+            _check(best, bound, upper)
+            return Bracket(bound, bound)
+        if bound.kind == "lower" and bound.value > best.value:
+            best = bound
+        if bound.kind == "upper" and bound.value < upper.value:
+            upper = bound
+    _check(best, upper)
+    return Bracket(best, upper)
+
+
+def _methods(
+    network: nn.Sequential, norm: float, box: Any, deadline: float
+) -> Iterator[Callable[[], Bound]]:
+    """Yield what to try, cheapest first, as long as time is left."""
+
+    def left() -> float:
+        return max(0.0, deadline - perf_counter())
+
+    yield partial(liplt, network, norm=norm, domain=box)
+    if norm == 2:
+        yield partial(eclipse_fast, network, domain=box)
+        yield partial(seqlip, network, domain=box, max_units=8)
+    budget = left()
+    for seed in range(1, WALKS):
+        if left() < 0.8 * budget:
+            break
+        generator = torch.Generator().manual_seed(seed)
+        yield partial(walk_bound, network, norm=norm, domain=box, steps=200, generator=generator)
+    cost = _program_seconds(network, norm, box)
+    if cost < left() / 2:
+        method: Callable[..., Bound] = lipsdp if norm == 2 else geolip
+        yield partial(method, network, norm=norm, domain=box, seconds=left() / 2 + 1e-3)
+    if left() > 0:
+        method = branch_and_bound if norm == 2 else lipmip
+        yield partial(method, network, norm=norm, domain=box, seconds=left() + 1e-3)
+
+
+def _program_seconds(network: nn.Sequential, norm: float, box: Any) -> float:
+    """Estimate what LipSDP or GeoLIP takes, inf if they do not know a layer."""
+    try:
+        feedback: Feedback = read_feedback(network, box)
+    except TypeError:
+        return math.inf
+    (outputs, inputs), n = feedback.out_inputs.shape, len(feedback.low)
+    if norm == 2:
+        return 25 * STEP * (n + min(inputs, outputs, n)) ** 3
+    if norm == 1:
+        inputs, outputs = outputs, inputs
+    return outputs * 25 * STEP * (n + inputs) ** 3
+
+
+def _attempt(method: Callable[[], Bound]) -> Bound | None:
+    """Run a method; None if it does not know a layer, is too small, or its solver fails."""
+    try:
+        return method()
+    except (TypeError, ValueError, RuntimeError):
+        return None
+
+
+def _check(*bounds: Bound) -> None:
+    """Raise if the first bounds are above the last ones."""
+    values = [bound.value for bound in bounds]
+    if any(a > b * (1 + CLOSED) for a, b in pairwise(values)):
+        raise RuntimeError(f"bounds contradict each other: {bounds}")

@@ -1,0 +1,91 @@
+"""lipnb.bounds.bracket: both sides, within a budget."""
+
+from __future__ import annotations
+
+import math
+import sys
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from lipnb.bounds import enumerate_regions, lipschitz_bracket, product_bound
+from lipnb.models import GroupSort, mlp
+
+NORMS = (1, 2, math.inf)
+MODULE = sys.modules["lipnb.bounds.bracket"]
+
+
+def random_network(seed: int, widths: list[int], activation: Any = nn.ReLU) -> nn.Sequential:
+    generator = torch.Generator().manual_seed(seed)
+    return mlp(widths, activation, generator=generator, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("domain", [None, (-1, 0.5)])
+def test_small_networks_are_solved(norm: float, domain: Any) -> None:
+    network = random_network(0, [2, 4, 3, 2])
+    lower, upper = lipschitz_bracket(network, norm=norm, domain=domain, seconds=20)
+    exact = enumerate_regions(network, norm=norm, domain=domain).value
+    assert lower.value == pytest.approx(exact, rel=2e-6)
+    assert upper.value == pytest.approx(exact, rel=2e-6)
+    assert {lower.norm, upper.norm} == {norm}
+    assert lower.domain == upper.domain
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_short_budget_gives_a_wider_bracket(norm: float) -> None:
+    network = random_network(1, [6, 24, 24, 2])
+    lower, upper = lipschitz_bracket(network, norm=norm, seconds=1e-6)
+    assert (lower.kind, upper.kind) == ("lower", "upper")
+    assert 0 < lower.value <= upper.value <= product_bound(network, norm=norm).value
+
+
+@pytest.mark.parametrize("activation", [nn.Tanh, GroupSort, nn.Softplus, lambda: GroupSort(3)])
+def test_methods_that_do_not_know_a_layer_are_left_out(activation: Any) -> None:
+    network = random_network(1, [3, 6, 6, 1], activation)
+    lower, upper = lipschitz_bracket(network, seconds=1.0)
+    assert 0 < lower.value <= upper.value <= product_bound(network).value
+    assert lower.kind in ("lower", "exact")
+
+
+def test_a_failing_method_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("the solver has crashed")
+
+    for name in ("lipsdp", "branch_and_bound", "seqlip", "eclipse_fast"):
+        monkeypatch.setattr(MODULE, name, fail)
+    network = random_network(0, [2, 4, 3, 2])
+    lower, upper = lipschitz_bracket(network, seconds=1.0)
+    assert lower.value <= enumerate_regions(network).value <= upper.value
+
+
+def test_a_wrong_upper_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def halved(network: nn.Sequential, **options: Any) -> Any:
+        bound = product_bound(network, **options)
+        return replace(bound, value=bound.value / 100)
+
+    monkeypatch.setattr(MODULE, "liplt", halved)
+    with pytest.raises(RuntimeError, match="contradict each other"):
+        lipschitz_bracket(random_network(0, [2, 4, 3, 2]), seconds=1.0)
+
+
+def test_affine_and_constant_networks() -> None:
+    lower, upper = lipschitz_bracket(nn.Sequential(nn.Linear(3, 2)))
+    assert lower.value == pytest.approx(upper.value, rel=1e-6)
+    network = random_network(0, [2, 4, 1])
+    network[2].weight.data.zero_()
+    lower, upper = lipschitz_bracket(network)
+    assert lower.value == upper.value == 0.0
+
+
+def test_bad_arguments_are_refused() -> None:
+    network = mlp([2, 3, 1])
+    with pytest.raises(ValueError, match="seconds must be positive"):
+        lipschitz_bracket(network, seconds=0)
+    with pytest.raises(ValueError, match="norm must be 1, 2 or inf"):
+        lipschitz_bracket(network, norm=3)
+    with pytest.raises(TypeError, match="got Hardtanh"):
+        lipschitz_bracket(mlp([2, 3, 1], nn.Hardtanh))
