@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -127,7 +128,10 @@ def read_checkpoint(
     body = content[_LENGTH:]
     if hashlib.sha256(body).hexdigest() != header[1].decode():
         raise ValueError(f"{path} is damaged: its content is not what was written; delete it")
-    state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True, map_location=device)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(body), weights_only=True, map_location=device)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, numbers and words") from error
     there, here = dict(state["run"]), dict(run)
     if there != here:
         differing = [

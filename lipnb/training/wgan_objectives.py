@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lipnb.distances import at_least_float32
 from lipnb.regularizers import (
     Penalty,
     WorstPoints,
@@ -138,7 +139,7 @@ def generator_loss(critic: nn.Module, fake: Tensor, scale: Tensor) -> Tensor:
     >>> generator_loss(nn.Identity(), torch.tensor([[1.0], [3.0]]), torch.tensor(2.0)).item()
     -1.0
     """
-    return -critic(fake).float().mean() / scale
+    return -at_least_float32(critic(fake)).mean() / scale
 
 
 def critic_terms(
@@ -204,13 +205,14 @@ def critic_terms(
         output = critic(x)
         f_real, f_fake = output.chunk(2)
         output = None if settings.dropout else output
-    gap = f_real.detach().float().mean() - f_fake.detach().float().mean()
+    f_real, f_fake = at_least_float32(f_real), at_least_float32(f_fake)
+    gap = f_real.detach().mean() - f_fake.detach().mean()
     step = _Step(settings, critic, real, fake, x, output, f_real, f_fake, features, memory)
-    loss = value_loss(settings.value_loss, f_real.float(), f_fake.float())
+    loss = value_loss(settings.value_loss, f_real, f_fake)
     if settings.objective == "banach":
         loss = loss / step.measure_scale()
     if settings.drift:
-        loss = loss + settings.drift * f_real.float().square().mean()
+        loss = loss + settings.drift * f_real.square().mean()
     penalise = _PENALTIES.get(settings.objective)
     if penalise is None:
         zero = torch.zeros_like(gap)
