@@ -13,6 +13,7 @@ from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.lower import pair_quotients, sampled_bound
 from lipnb.bounds.network import operator_norm
 from lipnb.bounds.result import Bound
+from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.seqlip import seqlip
 from lipnb.bounds.walk import WitnessedBound, walk_bound
 
@@ -20,6 +21,7 @@ __all__ = [
     "Bound",
     "Bracket",
     "Region",
+    "SearchBound",
     "WitnessedBound",
     "activation_constant",
     "branch_and_bound",

@@ -19,7 +19,8 @@ from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
 from lipnb.bounds.network import MARGIN, check_norm, read_box
 from lipnb.bounds.polyhedra import inner_balls, inner_radius
-from lipnb.bounds.result import Bound, Box
+from lipnb.bounds.result import Box
+from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.units import Units, affine_pieces, read_units, settle
 from lipnb.bounds.units_sdp import units_sdp
 
@@ -36,7 +37,7 @@ def branch_and_bound(
     seconds: float = 60.0,
     tolerance: float = 1e-6,
     margin: float = MARGIN,
-) -> Bound:
+) -> SearchBound:
     r"""Compute the Lipschitz constant by splitting the domain at units of unknown sign.
 
     A node of the search is a polyhedron on which some gates are decided. It is split by a unit
@@ -68,9 +69,9 @@ def branch_and_bound(
 
     Returns
     -------
-    Bound
+    SearchBound
         Of kind 'exact' (within the tolerance), the slope of a region with interior. After an
-        early stop of kind 'upper', with the best lower bound in the status.
+        early stop of kind 'upper', with the best lower bound as its `lower`.
 
     Raises
     ------
@@ -113,9 +114,11 @@ def branch_and_bound(
     spent = perf_counter() - start
     counts = f"{search.nodes} nodes"
     if reason is None:
-        return Bound(search.best, "exact", norm, box, spent, f"{counts}, margin {margin:g}")
+        status, value = f"{counts}, margin {margin:g}", search.best
+        return SearchBound(value, "exact", norm, box, spent, status, value)
     status = f"{reason}: at least {search.best:.6g}, {counts}"
-    return Bound(search.upper, "upper", norm, box, spent, status)
+    top = max(search.upper, search.best)
+    return SearchBound(top, "upper", norm, box, spent, status, search.best)
 
 
 @dataclass(frozen=True, eq=False)

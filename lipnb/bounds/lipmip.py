@@ -23,7 +23,8 @@ from lipnb.bounds.highs import TOLERANCE, maximise
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
 from lipnb.bounds.network import MARGIN, check_norm, read_box
-from lipnb.bounds.result import Bound, Box
+from lipnb.bounds.result import Box
+from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.units import Units, affine_pieces, read_units
 
 __all__ = ["lipmip"]
@@ -40,7 +41,7 @@ def lipmip(
     seconds: float = 60.0,
     tolerance: float = 1e-6,
     margin: float = MARGIN,
-) -> Bound:
+) -> SearchBound:
     r"""Compute the Lipschitz constant by mixed-integer linear programming.
 
     .. math::
@@ -74,9 +75,9 @@ def lipmip(
 
     Returns
     -------
-    Bound
+    SearchBound
         Of kind 'exact' (within the tolerance), the slope of a cell with interior. After an early
-        stop of kind 'upper', with the best lower bound in the status.
+        stop of kind 'upper', with the best lower bound as its `lower`.
 
     Raises
     ------
@@ -126,10 +127,12 @@ def lipmip(
     counts = f"{len(units.biases)} units of unknown sign, {search.programs} programs"
     counts += f", {search.kinks} kinks cut off" if search.kinks else ""
     if reason is None:
-        return Bound(search.best, "exact", norm, box, spent, f"{counts}, margin {margin:g}")
+        status, value = f"{counts}, margin {margin:g}", search.best
+        return SearchBound(value, "exact", norm, box, spent, status, value)
     status = f"{reason}: at least {search.best:.6g}, {counts}"
     # The tolerances of HiGHS may have cost the bound a little.
-    return Bound(search.upper * (1 + TOLERANCE), "upper", norm, box, spent, status)
+    top = max(search.upper * (1 + TOLERANCE), search.best)
+    return SearchBound(top, "upper", norm, box, spent, status, search.best)
 
 
 @dataclass
