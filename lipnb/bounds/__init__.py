@@ -2,6 +2,7 @@
 
 from lipnb.bounds.bracket import Bracket, lipschitz_bracket
 from lipnb.bounds.branch_and_bound import branch_and_bound
+from lipnb.bounds.dense import as_dense
 from lipnb.bounds.eclipse import eclipse_fast
 from lipnb.bounds.enumeration import Region, enumerate_regions, linear_regions
 from lipnb.bounds.geolip import geolip
@@ -24,6 +25,7 @@ __all__ = [
     "SearchBound",
     "WitnessedBound",
     "activation_constant",
+    "as_dense",
     "branch_and_bound",
     "eclipse_fast",
     "enumerate_regions",
