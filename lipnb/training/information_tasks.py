@@ -108,7 +108,7 @@ def gaussian_task(
     >>> round(task.truth, 4), task.sample(5, torch.Generator().manual_seed(0))[0].shape
     (0.8304, torch.Size([5, 1]))
     """
-    truth = gaussian_mutual_information(covariance, x_dimension)
+    truth = gaussian_mutual_information(covariance, x_dimension) + 0.0  # no negative zero
     factor = torch.from_numpy(np.linalg.cholesky(covariance))
     to_x, to_y = map_x or maps.identity, map_y or maps.identity
 

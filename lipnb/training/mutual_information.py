@@ -141,7 +141,7 @@ def estimate_many(
     steps: int = 1000,
     batch: int | None = None,
     shifts: int | None = None,
-    learning_rate: float = 3e-3,
+    learning_rate: float = 1e-2,
     weight_decay: float = 0.1,
     check_every: int = 50,
     rate: float = 0.01,
