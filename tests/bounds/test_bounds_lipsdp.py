@@ -20,10 +20,11 @@ from lipnb.bounds import (
     product_bound,
     sampled_bound,
 )
+from lipnb.bounds.balance import balanced_program
+from lipnb.bounds.certificate import certified_square
 from lipnb.bounds.chain import read_chain
 from lipnb.bounds.feedback import read_feedback
 from lipnb.bounds.interior_point import Program, solve
-from lipnb.bounds.lipsdp import _program, certified_square
 from lipnb.models import GroupSort, mlp
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -151,11 +152,11 @@ def test_network_variant_is_unsound() -> None:
     assert lipsdp(network).value >= 1.0
 
 
-def small_program(seed: int = 0) -> tuple[Program, float]:
+def smallbalanced_program(seed: int = 0) -> tuple[Program, float]:
     """A program, and what its rho has to exceed: the square of the formal constant, scaled."""
     network = random_network(seed, [3, 4, 4, 3])
     feedback = read_feedback(network)
-    program, size, _ = _program(feedback, "neuron")
+    program, size, _ = balanced_program(feedback, "neuron")
     gates = ((np.arange(2**8)[:, None] >> np.arange(8)) & 1).astype(float)
     largest = max(np.linalg.norm(feedback.jacobian(g), ord=2) for g in gates)
     return program, float(np.ldexp(largest, -size)) ** 2
@@ -165,7 +166,7 @@ def test_every_multiplier_gives_a_valid_number_or_none() -> None:
     generator = np.random.default_rng(0)
     finite = 0
     for seed in range(5):
-        program, least = small_program(seed)
+        program, least = smallbalanced_program(seed)
         for _ in range(200):
             t = np.exp(generator.normal(scale=0.7, size=8))
             rho = certified_square(program, t)
@@ -224,7 +225,7 @@ def test_stopped_early_it_is_still_a_bound(steps: int) -> None:
 
 
 def test_primal_and_dual_meet() -> None:
-    program, _ = small_program()
+    program, _ = smallbalanced_program()
     seen: list[float] = []
 
     def watch(t: Array) -> bool:
@@ -268,7 +269,7 @@ def test_huge_and_tiny_weights(exponent: int) -> None:
 
 def test_many_inputs_or_outputs_cost_little() -> None:
     wide = random_network(0, [40, 5, 30])
-    assert _program(read_feedback(wide), "neuron")[0].cost.shape == (10, 10)
+    assert balanced_program(read_feedback(wide), "neuron")[0].cost.shape == (10, 10)
     assert lipsdp(wide).value == pytest.approx(oracle(wide), rel=1e-6)
 
 
