@@ -1,4 +1,4 @@
-"""Write the generated pages of the book: ledger, status, and the measured part of choosing.
+"""Write the generated pages of the book: ledger, status, presets, the measured part of choosing.
 
 python scripts/pages.py: write them from the records under results/.
 python scripts/pages.py --times: first keep the chapters' times of the last `make book`.
@@ -17,6 +17,7 @@ from pathlib import Path
 
 from choosing import choosing
 from ledger import GENERATED, NOT_RUN, experiments, is_full, ledger, main_of, statement, table
+from presets import presets
 
 from lipnb.records import Record, read_experiment, repository_root, stale_files
 
@@ -125,6 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     pages = [("ledger", ledger), ("status", status)]
     if (options.root / "book" / "choosing.md").is_file():  # a page by hand, in part generated
         pages.append(("choosing", choosing))
+    if (options.root / "book" / "presets.md").is_file():
+        pages.append(("presets", presets))
     for name, page in pages:
         path, text = options.root / "book" / f"{name}.md", page(options.root)
         same = path.is_file() and path.read_text(encoding="utf-8") == text
