@@ -3,6 +3,7 @@
 import math
 import time
 
+import cvxpy as cp
 import numpy as np
 import pytest
 import torch
@@ -162,6 +163,25 @@ def test_a_general_solver_finds_the_same_dual(seed):
     )
     assert found.success
     assert moreau_yosida_kl(mu, nu, cost, strength).value == pytest.approx(-found.fun, abs=1e-8)
+
+
+@pytest.mark.parametrize("strength", [0.2, 1.0, 8.0])
+def test_a_cone_solver_agrees_on_both_sides(strength):
+    mu, nu, cost = random_case(30, 8)
+    result = moreau_yosida_kl(mu, nu, cost, strength)
+    some = nu > 0
+    plan = cp.Variable((8, int(some.sum())), nonneg=True)
+    xi = cp.sum(plan, axis=0)
+    primal = cp.sum(cp.kl_div(xi, nu[some])) + strength * cp.sum(cp.multiply(cost[:, some], plan))
+    least = cp.Problem(cp.Minimize(primal), [cp.sum(plan, axis=1) == mu])
+    f = cp.Variable(8)
+    i, j = np.nonzero(cost)
+    dual = mu @ f - cp.log_sum_exp(f[some] + np.log(nu[some]))
+    most = cp.Problem(cp.Maximize(dual), [f[i] - f[j] <= strength * cost[i, j]])
+    for problem in (least, most):
+        problem.solve(solver=cp.CLARABEL)
+        assert problem.value == pytest.approx(result.value, abs=1e-6)
+    np.testing.assert_allclose(xi.value, result.measure[some], atol=1e-4)
 
 
 def test_it_grows_with_the_strength_to_the_divergence_and_is_concave():
