@@ -79,7 +79,7 @@ def lipschitz_bracket(
     Returns
     -------
     Bracket
-        Two `Bound`s, each with the method in its status. Both are the same if the constant was
+        Two bounds, each with the method in its status. Both are the same if the constant was
         found: 'exact' means within a relative tolerance of 1e-6.
 
     Raises

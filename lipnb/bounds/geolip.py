@@ -72,7 +72,7 @@ def geolip(
 
     Examples
     --------
-    f(x) = |x_1| + |x_2|: the product of the norms says 4.
+    The sum of the absolute values of two inputs: the product of the norms says 4.
 
     >>> import torch
     >>> up, down = nn.Linear(2, 4, bias=False), nn.Linear(4, 1, bias=False)
