@@ -6,6 +6,7 @@ computed once. Leave the context before the optimiser's step, or the next use is
 """
 
 from lipnb.constraints.clipping import clip_weights
+from lipnb.constraints.convolution import convolution_norm
 from lipnb.constraints.normalisation import spectral_norm
 from lipnb.constraints.orthogonal import orthogonal
 from lipnb.constraints.plain import plain_copy
@@ -14,6 +15,7 @@ from lipnb.constraints.spectral import power_iteration
 
 __all__ = [
     "clip_weights",
+    "convolution_norm",
     "orthogonal",
     "plain_copy",
     "power_iteration",
