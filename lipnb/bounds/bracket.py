@@ -22,6 +22,7 @@ from lipnb.bounds.lipmip import lipmip
 from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.network import check_norm, input_dimension, read_box, read_layers
 from lipnb.bounds.result import Bound
+from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.seqlip import seqlip
 from lipnb.bounds.walk import walk_bound
 
@@ -122,6 +123,8 @@ def lipschitz_bracket(
             return Bracket(bound, bound)
         if bound.kind == "lower" and bound.value > best.value:
             best = bound
+        if isinstance(bound, SearchBound) and bound.lower > best.value:
+            best = Bound(bound.lower, "lower", norm, box, bound.seconds, bound.status)
         if bound.kind == "upper" and bound.value < upper.value:
             upper = bound
     _check(best, upper)

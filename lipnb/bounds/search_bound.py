@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lipnb.bounds.result import Bound
+from lipnb.bounds.result import Bound, Box  # noqa: F401 (the documented signature names Box)
 
 __all__ = ["SearchBound"]
 

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import nn
 
-from lipnb.bounds import enumerate_regions, lipschitz_bracket, product_bound
+from lipnb.bounds import enumerate_regions, lipschitz_bracket, product_bound, walk_bound
+from lipnb.bounds.search_bound import SearchBound
 from lipnb.models import GroupSort, mlp
 
 NORMS = (1, 2, math.inf)
@@ -70,6 +71,21 @@ def test_a_wrong_upper_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(MODULE, "liplt", halved)
     with pytest.raises(RuntimeError, match="contradict each other"):
         lipschitz_bracket(random_network(0, [2, 4, 3, 2]), seconds=1.0)
+
+
+def test_a_search_that_stops_early_may_raise_the_lower_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = random_network(0, [2, 4, 3, 2])
+    exact = enumerate_regions(network).value
+    found = SearchBound(exact * 1.001, "upper", 2, None, 0.5, "time is up", exact * (1 - 1e-9))
+    monkeypatch.setattr(MODULE, "branch_and_bound", lambda *_, **__: found)
+    walk = walk_bound(network, steps=1)
+    monkeypatch.setattr(MODULE, "walk_bound", lambda *_, **__: replace(walk, value=0.01))
+    lower, upper = lipschitz_bracket(network, seconds=5.0)
+    assert lower.value == found.lower
+    assert lower.kind == "lower"
+    assert upper.value <= found.value
 
 
 def test_affine_and_constant_networks() -> None:
