@@ -1,7 +1,7 @@
 """The numbers of chapter 06, computed with the chapter's own functions.
 
 Intervals are measured: the smallest and largest value over seeds 0 to 7 (one machine, float32, 250
-steps where the chapter takes 500, but 500 for the worst slope and 250 on the benchmark pairs),
+steps where the chapter takes 350 or 500, and its own number for the worst slope and the benchmark),
 widened on each side by half of that range. Each claim has a twin in which something is broken on
 purpose and the number must leave its interval.
 """
