@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from lipnb.regularizers._network import copied_buffers
 from lipnb.training.wgan_batches import seeded_stream, to_bytes
 from lipnb.training.wgan_presets import WganSettings
 
-__all__ = ["build_networks", "sample_images"]
+__all__ = ["WganRun", "build_networks", "sample_images"]
 
 # Objectives that differentiate a gradient, for which lean layers save a third of the passes.
 SECOND_ORDER = ("banach", "ct", "gp", "lp", "max_gp")
@@ -174,3 +175,36 @@ def sample_images(
     finally:
         generator.train(training)
     return torch.cat(found)[:n].contiguous()
+
+
+@dataclass(frozen=True)
+class WganRun:
+    """A trained pair and what was seen on the way.
+
+    Attributes
+    ----------
+    critic, generator : nn.Module
+        The networks. If `settings.average` is positive, the generator holds the averaged weights.
+    settings : WganSettings
+        How they were trained.
+    step : int
+        Iterations done, fewer than `settings.iterations` if the run was told to stop.
+    history : list of dict
+        One line every `log_every` iterations: step, means over the critic steps since the line
+        before (gap, penalty before its weight, losses, violations a batch, slope), the largest
+        slope, and quantiles of the gradient norms of the critic at real and generated images.
+    seconds : float
+        Time, earlier parts of a resumed run included.
+    """
+
+    critic: nn.Module
+    generator: nn.Module
+    settings: WganSettings
+    step: int
+    history: list[dict[str, float]]
+    seconds: float
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """Make n images, uint8, normalised as `settings.sampling` says."""
+        s = self.settings
+        return sample_images(self.generator, n, latent=s.latent, sampling=s.sampling, seed=seed)

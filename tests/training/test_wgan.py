@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +12,15 @@ import pytest
 import torch
 from torch import nn
 
-import lipnb.training.wgan as engine
 from lipnb.data import ImageData, load_digit_images
 from lipnb.regularizers import adversarial_lipschitz_penalty
-from lipnb.training.wgan import learning_rates, train_wgan
+from lipnb.training.wgan import train_wgan
 from lipnb.training.wgan_batches import ImageStream, seeded_stream
 from lipnb.training.wgan_command import main
 from lipnb.training.wgan_monitor import read_scalars
-from lipnb.training.wgan_networks import build_networks
+from lipnb.training.wgan_networks import WganRun, build_networks
 from lipnb.training.wgan_presets import METHODS, WganSettings, method_settings
+from lipnb.training.wgan_steps import AlternatingSteps, learning_rates
 
 TINY: dict[str, Any] = {
     "channels": 3,
@@ -43,7 +39,7 @@ def tiny(method: str = "alp", preset: str = "standard", **changes: Any) -> WganS
     return method_settings(preset, method, **{**TINY, **changes})
 
 
-def state_of(run: engine.WganRun) -> dict[str, torch.Tensor]:
+def state_of(run: WganRun) -> dict[str, torch.Tensor]:
     return {
         f"{name}.{key}": value
         for name, network in (("critic", run.critic), ("generator", run.generator))
@@ -51,7 +47,7 @@ def state_of(run: engine.WganRun) -> dict[str, torch.Tensor]:
     }
 
 
-def assert_equal_runs(one: engine.WganRun, other: engine.WganRun) -> None:
+def assert_equal_runs(one: WganRun, other: WganRun) -> None:
     a, b = state_of(one), state_of(other)
     assert a.keys() == b.keys()
     assert [key for key in a if not torch.equal(a[key], b[key])] == []
@@ -150,13 +146,6 @@ def test_a_run_in_parts_ends_bit_for_bit_like_one_in_one(name: str, tmp_path: Pa
     assert other.history != whole.history
 
 
-KILLED = """
-import sys
-from lipnb.training.wgan_command import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def arguments(output: Path, iterations: int) -> list[str]:
     found = ["--preset", "author_code", "--data", "digits", "--output", str(output)]
     for name, value in {**TINY, "iterations": iterations}.items():
@@ -164,63 +153,9 @@ def arguments(output: Path, iterations: int) -> list[str]:
     return [*found, "--checkpoint-every", "2", "--log-every", "3", "--quiet", "--resume"]
 
 
-def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
-    """SIGKILL at two moments that nothing in the process foresees."""
-    steps = 80
-    words = arguments(tmp_path / "killed", steps)
-    path = tmp_path / "killed" / "checkpoint.pt"
-    killed, before = 0, b""
-    while killed < 2:
-        process = subprocess.Popen([sys.executable, "-c", KILLED, *words])
-        try:
-            patience = time.monotonic() + 120
-            while process.poll() is None and time.monotonic() < patience:
-                if path.exists() and path.read_bytes() != before:
-                    time.sleep(0.03 * (1 + killed))
-                    break
-                time.sleep(0.002)
-            assert process.poll() is None, "it ended before it could be killed"
-        finally:
-            process.send_signal(signal.SIGKILL)
-            assert process.wait() == -signal.SIGKILL
-        before = path.read_bytes()
-        killed += 1
-    assert main(words) == 0
-    assert main(arguments(tmp_path / "whole", steps)) == 0
-    one, other = (
-        torch.load(_body(tmp_path / name / "checkpoint.pt"), weights_only=True)
-        for name in ("killed", "whole")
-    )
-    assert one["step"] == other["step"] == steps
-    assert _differing(one, other) == ["seconds"]
-    lines = [(tmp_path / name / "scalars.jsonl").read_bytes() for name in ("killed", "whole")]
-    assert lines[0] == lines[1]
-
-
 def _body(path: Path) -> io.BytesIO:
     """What follows the line with the digest."""
     return io.BytesIO(path.read_bytes().partition(b"\n")[2])
-
-
-def _differing(one: Any, other: Any, name: str = "") -> list[str]:
-    """Names of the parts in which two states differ, down to the last bit."""
-    if isinstance(one, torch.Tensor):
-        return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        return [
-            d
-            for key in one
-            for d in _differing(one[key], other[key], f"{name}.{key}"[0:] if name else str(key))
-        ]
-    if isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        return [
-            d
-            for i, (a, b) in enumerate(zip(one, other, strict=True))
-            for d in _differing(a, b, f"{name}.{i}")
-        ]
-    return [] if one == other else [name]
 
 
 def test_a_foreign_a_damaged_and_an_unwanted_checkpoint_are_refused(tmp_path: Path) -> None:
@@ -254,14 +189,14 @@ def test_a_foreign_a_damaged_and_an_unwanted_checkpoint_are_refused(tmp_path: Pa
 def test_a_loss_that_is_not_finite_stops_with_a_diagnosis(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = engine._Trainer._generator_step
+    step = AlternatingSteps._generator_step
 
     def poisoned(self: Any) -> None:
         step(self)
-        if self.step == 4:
+        if int(self.stream.position) == 4:
             next(self.generator.parameters()).data[0, 0] = float("nan")
 
-    monkeypatch.setattr(engine._Trainer, "_generator_step", poisoned)
+    monkeypatch.setattr(AlternatingSteps, "_generator_step", poisoned)
     for method in ("alp", "none"):
         output = tmp_path / method
         wanted = (

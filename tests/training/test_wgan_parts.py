@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lipnb.regularizers._network
-import lipnb.training.wgan as engine
 from lipnb.data import load_digit_images
 from lipnb.models import small_wgan_critic, small_wgan_generator
 from lipnb.training.wgan import train_wgan
@@ -37,6 +36,7 @@ from lipnb.training.wgan_monitor import (
 )
 from lipnb.training.wgan_networks import sample_images
 from lipnb.training.wgan_presets import METHODS, WganSettings, method_settings
+from lipnb.training.wgan_steps import AlternatingSteps
 
 TINY: dict[str, Any] = {
     "channels": 3,
@@ -301,8 +301,10 @@ def as_if_captured(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def questions(method: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> bool:
     """Tell whether one iteration of a method asks the host for a value."""
     settings = method_settings("standard", method, **{**TINY, **changes})
-    monkeypatch.setattr(engine._Trainer, "_update", lambda self, optimizer, number: None)
-    trainer = engine._Trainer(settings, DIGITS, 0, DeviceOptions("cpu"), torch.device("cpu"), 100)
+    monkeypatch.setattr(AlternatingSteps, "_update", lambda self, optimizer, number: None)
+    trainer = AlternatingSteps(
+        settings, DIGITS.images, 0, DeviceOptions("cpu"), torch.device("cpu")
+    )
     trainer.stream.go_to(0)
     with as_if_captured(monkeypatch), _NoQuestions():
         try:
