@@ -106,17 +106,18 @@ def stack_networks(networks: Sequence[nn.Sequential]) -> nn.Sequential:
 
 def _stack_linear(group: list[nn.Linear]) -> StackedLinear:
     """Stack one layer of each network, with its constraint."""
-    shapes = {tuple(layer.weight.shape) for layer in group}
+    shapes = {(layer.out_features, layer.in_features) for layer in group}
     if len(shapes) != 1:
         raise ValueError(f"networks must have one shape; got layers of shapes {sorted(shapes)}")
     biases = torch.stack([layer.bias.detach() for layer in group])
-    weights = torch.stack([layer.weight.detach() for layer in group])
     if not parametrize.is_parametrized(group[0], "weight"):
-        return StackedLinear(weights, biases)
+        return StackedLinear(torch.stack([layer.weight.detach() for layer in group]), biases)
     maps: list[Any] = [layer.get_submodule("parametrizations.weight.0") for layer in group]
-    if not isinstance(maps[0], CayleyMap):  # which starts from the weight itself
-        originals = [layer.get_parameter("parametrizations.weight.original") for layer in group]
-        weights = torch.stack([original.detach() for original in originals])
+    if isinstance(maps[0], CayleyMap):  # the constrained weight becomes the base point
+        parts = [layer.weight.detach() for layer in group]
+    else:  # reading the constrained weight would move the vectors of a power iteration
+        parts = [layer.get_parameter("parametrizations.weight.original") for layer in group]
+    weights = torch.stack([part.detach() for part in parts])
     stacked = StackedLinear(weights, biases)
     if isinstance(maps[0], CayleyMap):
         new: nn.Module = CayleyMap(weights)
@@ -126,7 +127,9 @@ def _stack_linear(group: list[nn.Linear]) -> StackedLinear:
         new = _StackedSpectral(torch.stack([map_.u for map_ in maps]))
     else:
         raise ValueError(f"cannot stack the constraint {type(maps[0]).__name__}")
+    stacked.eval()  # the registration calls the map: in this mode it moves no vector
     parametrize.register_parametrization(stacked, "weight", new)
+    stacked.train()
     return stacked
 
 

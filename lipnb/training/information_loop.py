@@ -168,6 +168,7 @@ def train_information_critic(
         x_now, y_now = x[members, rows_now], y[members, rows_now]
         with parametrize.cached():
             f = critic.pairs(x_now, y_now, partners)
+            _require_finite(f, f"step {step}")
             found, state = estimator(f[:, 0], f[:, 1:], state)
             loss = -found.objective
             if penalties is not None:
@@ -181,7 +182,9 @@ def train_information_critic(
             # A sum over critics keeps each one's gradient its own.
             torch.autograd.backward(loss.sum())
         # A large factor lambda on the output would be a larger step of the function.
-        slow = [p.detach().clone() for p in parameters] if bool((critic.scale > 1).any()) else []
+        # The gap of a Wasserstein distance is linear in it; nothing is exponential there.
+        shorten = estimator.name != "wasserstein_dependency" and bool((critic.scale > 1).any())
+        slow = [p.detach().clone() for p in parameters] if shorten else []
         adam.step()
         for p, before in zip(parameters if slow else [], slow, strict=True):
             rate = 1 / critic.scale.clamp_min(1)
@@ -233,7 +236,17 @@ def product_scores(critic: InformationCritic, x: Tensor, y: Tensor, shifts: int)
     for part in torch.split(offsets, max(1, PAIRS_AT_ONCE // (n * copies))):
         partners = (torch.arange(n)[None] + part[:, None]) % n
         parts.append(critic.pairs(x, y, partners.expand(copies, -1, -1)).double())
-    return torch.cat(parts, dim=1)
+    scores = torch.cat(parts, dim=1)
+    _require_finite(scores, "the evaluation")
+    return scores
+
+
+def _require_finite(scores: Tensor, where: str) -> None:
+    """Refuse scores (M, S, n) that are not finite."""
+    finite = torch.isfinite(scores).all(dim=2).all(dim=1)
+    if not bool(finite.all()):
+        bad = torch.nonzero(~finite).flatten().tolist()
+        raise FloatingPointError(f"the scores are not finite at {where}, of critics {bad}")
 
 
 def evaluate(

@@ -305,7 +305,7 @@ def estimate_many(
     tested = tested if apart else training
     scores = scores_for_estimate(judge, *tested)
     values = formula(scores[:, 0], scores[:, 1:])[0].value
-    fitted = evaluate(judge, formula, *training, shifts=64)
+    fitted = evaluate(judge, formula, *training, shifts=max(1, 50_000 // training[0].shape[1]))
     results = []
     for m, (part, generator) in enumerate(zip(rows, generators, strict=True)):
         alone = judge.member(m)
