@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import pairwise
 from time import perf_counter
@@ -20,7 +21,7 @@ from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.liplt import liplt
 from lipnb.bounds.lipmip import lipmip
 from lipnb.bounds.lipsdp import lipsdp
-from lipnb.bounds.network import check_norm, input_dimension, read_box, read_layers
+from lipnb.bounds.network import Affine, check_norm, input_dimension, read_box, read_layers
 from lipnb.bounds.result import Bound
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.seqlip import seqlip
@@ -29,8 +30,9 @@ from lipnb.bounds.walk import walk_bound
 __all__ = ["Bracket", "lipschitz_bracket"]
 
 CLOSED = 1e-6  # relative width at which a bracket counts as closed
-STEP = 4e-9  # seconds that a step of the interior-point method takes, over N^3
+STEP = 1.5e-9  # seconds that a step of the interior-point method takes, over N^3
 WALKS = 4
+LARGEST_SEARCH = 200  # units up to which a search is begun: it cannot stop within its first step
 
 
 class Bracket(NamedTuple):
@@ -61,9 +63,10 @@ def lipschitz_bracket(
         \text{lower} \le \|f\|_L \le \text{upper}
 
     From below: random walks. From above: product of norms, LipLT, ECLipsE-Fast and SeqLip, which
-    cost little; then LipSDP (p = 2) or GeoLIP (p = 1 or inf) where a solve is likely to fit. With
-    the time that is left, branch and bound (p = 2) or LipMIP (p = 1 or inf) try to close the
-    bracket. Methods that do not know a layer of the network are left out.
+    cost little; then LipSDP and, for p = 1 or inf, GeoLIP where a solve is likely to fit. A bound
+    for p = 2 times the root of the number of inputs holds for p = inf, and times that of the
+    outputs for p = 1. With the time that is left, branch and bound (p = 2) or LipMIP (p = 1 or
+    inf) try to close the bracket. Methods that do not know a layer of the network are left out.
 
     Parameters
     ----------
@@ -140,8 +143,8 @@ def _methods(
         return max(0.0, deadline - perf_counter())
 
     yield partial(liplt, network, norm=norm, domain=box)
+    yield partial(_converted, eclipse_fast, network, norm, box)
     if norm == 2:
-        yield partial(eclipse_fast, network, domain=box)
         yield partial(seqlip, network, domain=box, max_units=8)
     budget = left()
     for seed in range(1, WALKS):
@@ -149,21 +152,38 @@ def _methods(
             break
         generator = torch.Generator().manual_seed(seed)
         yield partial(walk_bound, network, norm=norm, domain=box, steps=200, generator=generator)
-    cost = _program_seconds(network, norm, box)
-    if cost < left() / 2:
-        method: Callable[..., Bound] = lipsdp if norm == 2 else geolip
-        yield partial(method, network, norm=norm, domain=box, seconds=left() / 2 + 1e-3)
-    if left() > 0:
-        method = branch_and_bound if norm == 2 else lipmip
+    try:
+        feedback = read_feedback(network, box)
+    except TypeError:
+        return
+    if _program_seconds(feedback, 2) < left() / 2:
+        yield partial(_converted, lipsdp, network, norm, box, seconds=left() / 2 + 1e-3)
+    if norm != 2 and _program_seconds(feedback, norm) < left() / 2:
+        yield partial(geolip, network, norm=norm, domain=box, seconds=left() / 2 + 1e-3)
+    if left() > 0 and len(feedback.low) <= LARGEST_SEARCH:
+        method: Callable[..., Bound] = branch_and_bound if norm == 2 else lipmip
         yield partial(method, network, norm=norm, domain=box, seconds=left() + 1e-3)
 
 
-def _program_seconds(network: nn.Sequential, norm: float, box: Any) -> float:
-    """Estimate what LipSDP or GeoLIP takes, inf if they do not know a layer."""
-    try:
-        feedback: Feedback = read_feedback(network, box)
-    except TypeError:
-        return math.inf
+def _converted(
+    method: Callable[..., Bound], network: nn.Sequential, norm: float, box: Any, **options: Any
+) -> Bound:
+    r"""Return a bound for the norm 1 or inf from one for the norm 2.
+
+    A matrix J of shape (m, n) has |J|_inf <= sqrt(n) |J|_2 and |J|_1 <= sqrt(m) |J|_2.
+    """
+    bound = method(network, domain=box, **options)
+    if norm == 2:
+        return bound
+    chain = [layer for layer in read_layers(network) if isinstance(layer, Affine)]
+    size = chain[0].weight.shape[1] if norm == math.inf else chain[-1].weight.shape[0]
+    value = math.sqrt(size) * bound.value * (1 + 1e-15)
+    status = f"sqrt({size}) times the bound for the norm 2; {bound.status}"
+    return replace(bound, value=value, norm=norm, status=status)
+
+
+def _program_seconds(feedback: Feedback, norm: float) -> float:
+    """Estimate what LipSDP or GeoLIP takes."""
     (outputs, inputs), n = feedback.out_inputs.shape, len(feedback.low)
     if norm == 2:
         return 25 * STEP * (n + min(inputs, outputs, n)) ** 3

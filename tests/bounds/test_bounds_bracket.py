@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from lipnb.bounds import enumerate_regions, lipschitz_bracket, product_bound, walk_bound
+from lipnb.bounds import enumerate_regions, lipschitz_bracket, lipsdp, product_bound, walk_bound
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.models import GroupSort, mlp
 
@@ -86,6 +86,16 @@ def test_a_search_that_stops_early_may_raise_the_lower_bound(
     assert lower.value == found.lower
     assert lower.kind == "lower"
     assert upper.value <= found.value
+
+
+def test_a_bound_for_the_norm_2_serves_for_the_others() -> None:
+    for norm, widths in ((1, [2, 4, 3, 5]), (math.inf, [5, 4, 3, 2])):
+        network = random_network(0, widths)
+        bound = MODULE._converted(lipsdp, network, norm, None)
+        exact = enumerate_regions(network, norm=norm).value
+        assert bound.norm == norm
+        assert lipsdp(network).value < exact <= bound.value
+        assert bound.value == pytest.approx(math.sqrt(5) * lipsdp(network).value)
 
 
 def test_affine_and_constant_networks() -> None:
