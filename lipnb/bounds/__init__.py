@@ -12,6 +12,7 @@ from lipnb.bounds.lipmip import lipmip
 from lipnb.bounds.lipopt import lipopt
 from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.lower import pair_quotients, sampled_bound
+from lipnb.bounds.moments import moment_relaxation
 from lipnb.bounds.network import operator_norm
 from lipnb.bounds.result import Bound
 from lipnb.bounds.search_bound import SearchBound
@@ -36,6 +37,7 @@ __all__ = [
     "lipopt",
     "lipschitz_bracket",
     "lipsdp",
+    "moment_relaxation",
     "operator_norm",
     "pair_quotients",
     "product_bound",

@@ -105,7 +105,7 @@ def test_published_constant_everywhere(case: dict[str, Any]) -> None:
         **KNOWN["networks"][case["network"]],
         activation=(lambda: GroupSort(2)) if sorting else nn.ReLU,
     )
-    bound = branch_and_bound(network)
+    bound = branch_and_bound(network, seconds=600)
     assert (bound.kind, bound.value) == ("exact", pytest.approx(case["value"], rel=1e-9))
 
 
@@ -132,7 +132,7 @@ def test_equals_enumeration(
 ) -> None:
     network = change(random_network(seed, widths), kind, seed)
     expected = enumerate_regions(network, norm=norm, domain=domain).value
-    bound = branch_and_bound(network, norm=norm, domain=domain)
+    bound = branch_and_bound(network, norm=norm, domain=domain, seconds=600)
     assert bound.kind == "exact", bound.status
     assert bound.value == pytest.approx(expected, rel=2e-6, abs=1e-15), bound.status
 
@@ -156,7 +156,7 @@ def test_trained_network(domain: Any) -> None:
     network = trained_network([2, 8, 4, 1])
     for norm in NORMS:
         expected = enumerate_regions(network, norm=norm, domain=domain).value
-        bound = branch_and_bound(network, norm=norm, domain=domain)
+        bound = branch_and_bound(network, norm=norm, domain=domain, seconds=600)
         assert (bound.kind, bound.value) == ("exact", pytest.approx(expected, rel=2e-6))
 
 
