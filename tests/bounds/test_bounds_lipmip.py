@@ -278,6 +278,25 @@ def test_failures_of_the_solver_never_spoil_the_bound(
     assert match in bound.status
 
 
+def test_a_failed_program_is_solved_once_more_with_presolve(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    network = random_network(1, [2, 6, 1])
+    exact = enumerate_regions(network, norm=math.inf).value
+    solve, presolved = lipnb.bounds.highs.milp, []
+
+    def fail_without(*arguments: Any, options: dict[str, Any], **others: Any) -> Any:
+        presolved.append(options["presolve"])
+        if not options["presolve"]:
+            return SimpleNamespace(status=4, mip_dual_bound=None, x=None, message="made up")
+        return solve(*arguments, options=options, **others)
+
+    monkeypatch.setattr(lipnb.bounds.highs, "milp", fail_without)
+    bound = lipmip(network, seconds=600)
+    assert (bound.kind, bound.value) == ("exact", pytest.approx(exact, rel=2e-6))
+    assert presolved[:2] == [False, True]
+
+
 def test_failure_in_the_middle_keeps_what_is_proved(monkeypatch: pytest.MonkeyPatch) -> None:
     solve, calls = lipmip_file.maximise, []
 
