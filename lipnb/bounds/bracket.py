@@ -115,7 +115,7 @@ def lipschitz_bracket(
     lower = walk_bound(network, norm=norm, domain=box, steps=50)
     upper = product_bound(network, norm=norm, domain=box)
     best: Bound = lower
-    for method in _methods(network, norm, box, deadline):
+    for method in _methods(network, norm, box, deadline, lower.seconds):
         if best.value >= upper.value * (1 - CLOSED):
             break
         bound = _attempt(method)
@@ -135,9 +135,9 @@ def lipschitz_bracket(
 
 
 def _methods(
-    network: nn.Sequential, norm: float, box: Any, deadline: float
+    network: nn.Sequential, norm: float, box: Any, deadline: float, walk_seconds: float
 ) -> Iterator[Callable[[], Bound]]:
-    """Yield what to try, cheapest first, as long as time is left."""
+    """Yield what to try as long as time is left; 50 steps of a walk took walk_seconds."""
 
     def left() -> float:
         return max(0.0, deadline - perf_counter())
@@ -146,21 +146,21 @@ def _methods(
     yield partial(_converted, eclipse_fast, network, norm, box)
     if norm == 2:
         yield partial(seqlip, network, domain=box, max_units=8)
+    try:
+        feedback: Feedback | None = read_feedback(network, box)
+    except TypeError:
+        feedback = None
+    if feedback and _program_seconds(feedback, 2) < 0.7 * left():
+        yield partial(_converted, lipsdp, network, norm, box, seconds=0.7 * left() + 1e-3)
+    if feedback and norm != 2 and _program_seconds(feedback, norm) < left() / 2:
+        yield partial(geolip, network, norm=norm, domain=box, seconds=left() / 2 + 1e-3)
     budget = left()
     for seed in range(1, WALKS):
-        if left() < 0.8 * budget:
+        if left() < 0.8 * budget or 4 * walk_seconds > 0.2 * budget:
             break
         generator = torch.Generator().manual_seed(seed)
         yield partial(walk_bound, network, norm=norm, domain=box, steps=200, generator=generator)
-    try:
-        feedback = read_feedback(network, box)
-    except TypeError:
-        return
-    if _program_seconds(feedback, 2) < left() / 2:
-        yield partial(_converted, lipsdp, network, norm, box, seconds=left() / 2 + 1e-3)
-    if norm != 2 and _program_seconds(feedback, norm) < left() / 2:
-        yield partial(geolip, network, norm=norm, domain=box, seconds=left() / 2 + 1e-3)
-    if left() > 0 and len(feedback.low) <= LARGEST_SEARCH:
+    if feedback and left() > 0 and len(feedback.low) <= LARGEST_SEARCH:
         method: Callable[..., Bound] = branch_and_bound if norm == 2 else lipmip
         yield partial(method, network, norm=norm, domain=box, seconds=left() + 1e-3)
 
