@@ -166,7 +166,7 @@ class _Search:
             self._look(node)
             doubt = _influence(node.units, self.norm)
             if self.norm == 2:
-                node, doubt = self._relaxed(node, doubt, tolerance)
+                node, doubt = self._relaxed(node, doubt, tolerance, deadline)
                 if node.bound <= self.best * (1 + tolerance):
                     continue
             try:
@@ -200,12 +200,14 @@ class _Search:
         if (np.abs(slopes @ node.point + offsets)[lengths > 0] > reach[lengths > 0]).all():
             self.best = max(self.best, float(np.linalg.norm(jacobian, ord=self.norm)))
 
-    def _relaxed(self, node: _Node, doubt: Array, tolerance: float) -> tuple[_Node, Array]:
+    def _relaxed(
+        self, node: _Node, doubt: Array, tolerance: float, deadline: float
+    ) -> tuple[_Node, Array]:
         """Bound by LipSDP, and prefer units whose gates are fractional there."""
         low, high, _, _ = slope_intervals(node.units)
         sizes = np.linalg.norm(np.maximum(np.abs(low), np.abs(high)), axis=1)
         goal = self.best * (1 + tolerance)
-        relaxation = units_sdp(node.units, sizes, node.bound, goal=goal)
+        relaxation = units_sdp(node.units, sizes, node.bound, goal=goal, deadline=deadline)
         score = relaxation.doubt + 1e-9 * doubt / max(doubt.max(), 1e-300)
         return replace(node, bound=min(node.bound, relaxation.value)), score
 

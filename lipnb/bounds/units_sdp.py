@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -37,7 +38,9 @@ class Relaxation:
     doubt: Array
 
 
-def units_sdp(units: Units, sizes: Array, scale: float, *, goal: float = 0.0) -> Relaxation:
+def units_sdp(
+    units: Units, sizes: Array, scale: float, *, goal: float = 0.0, deadline: float = math.inf
+) -> Relaxation:
     r"""Bound the largest Euclidean slope over all gates in [0, 1] by a semidefinite program.
 
     With w_i = (A_i, B_i) and e_i the unit vector of unit i in the space of inputs and units,
@@ -59,6 +62,8 @@ def units_sdp(units: Units, sizes: Array, scale: float, *, goal: float = 0.0) ->
         About the largest slope.
     goal : float
         Stop as soon as the bound is at most this, or cannot become so.
+    deadline : float
+        Stop when `time.perf_counter` reaches this; the bound may then be infinite.
 
     Returns
     -------
@@ -102,6 +107,8 @@ def units_sdp(units: Units, sizes: Array, scale: float, *, goal: float = 0.0) ->
             break
         if primal < 1e-3 and reached > 1.01 * limit > 0 and best - reached < 0.02 * best:
             break  # no multipliers will reach the goal
+        if perf_counter() > deadline:
+            break
         try:
             state = program.step(state)
         except (LinAlgError, ValueError):  # no longer positive definite, or no longer finite

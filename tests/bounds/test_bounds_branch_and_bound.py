@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -230,6 +231,15 @@ def test_failure_of_the_solver_keeps_the_bound(calls: int, monkeypatch: pytest.M
     monkeypatch.setattr(search_file, "inner_balls", fail_later)
     bound = branch_and_bound(network)
     assert bound.kind == "upper" and bound.value >= exact and "no optimum" in bound.status
+
+
+def test_a_large_network_stops_in_time() -> None:
+    network = random_network(0, [60, 120, 120, 3])
+    start = time.process_time()
+    bound = branch_and_bound(network, seconds=0.5)
+    assert time.process_time() - start < 10
+    assert bound.kind == "upper" and bound.lower <= bound.value
+    assert bound.value <= product_bound(network).value
 
 
 def test_useless_relaxations_cost_time_and_no_truth(monkeypatch: pytest.MonkeyPatch) -> None:
