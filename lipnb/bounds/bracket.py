@@ -140,6 +140,7 @@ def _methods(
     """Yield what to try as long as time is left; 50 steps of a walk took walk_seconds."""
 
     def left() -> float:
+        """Return the seconds that are left."""
         return max(0.0, deadline - perf_counter())
 
     yield partial(liplt, network, norm=norm, domain=box)

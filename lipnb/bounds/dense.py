@@ -122,6 +122,7 @@ def _is_affine(module: nn.Module) -> bool:
 
 
 def _apply(layers: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Run layers one after the other."""
     with torch.no_grad():
         for layer in layers:
             x = layer(x)

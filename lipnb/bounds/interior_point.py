@@ -116,6 +116,7 @@ def _forms(program: Program, x: Array) -> _Forms:
         return _Forms(h, h - bg.T, h - bg - bg.T + np.outer(b, b) * r, first, q_first)
 
     def form(left: Array, right: Array) -> Array:
+        """Return (e_i - left_i w_i) x (e_j - right_j w_j)."""
         return h - left[:, None] * g - right * g.T + np.outer(left, right) * r
 
     return _Forms(form(a, a), form(a, b), form(b, b), first - a[:, None] * wx[:, :d], q_first)

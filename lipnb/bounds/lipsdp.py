@@ -136,6 +136,7 @@ def solve_feedback(
     best = math.inf
 
     def watch(t: Array) -> bool:
+        """Certify the multipliers of a step; say whether the time is up."""
         nonlocal best
         best = min(best, certified_square(program, t))
         return perf_counter() > deadline

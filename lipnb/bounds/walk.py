@@ -213,6 +213,7 @@ def _witness(
     """Return the pair with the largest quotient among points moved along their steepest way."""
 
     def f(z: Tensor) -> Tensor:
+        """Run the network in float64."""
         for layer in layers:
             z = z @ layer.weight.T + layer.bias if isinstance(layer, Affine) else layer(z)
         return z
