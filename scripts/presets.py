@@ -66,6 +66,12 @@ python -m lipnb.training.wgan --preset standard --data digits --output _build/di
 The run may be stopped at any time; with `--resume` it continues from its last checkpoint. `--data
 cifar10:FOLDER` takes CIFAR-10 in its original files, `--data folder:FOLDER` any folder with one
 folder a class, and `--set NAME VALUE` any choice above.
+
+On a machine with a GPU, `--device cuda --channels-last --tf32 --graph` keep the images on the
+device, lay out channels last, multiply in TF32, and replay a whole iteration as one CUDA graph.
+`--bfloat16` first measures its error in the quotient at the smallest radius, and stops if it is
+too large. We have tested these options as far as a CPU can test them, and have not yet run them
+on a GPU.
 """
 
 

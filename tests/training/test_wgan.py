@@ -325,3 +325,19 @@ def test_the_global_generator_stays_as_it_was() -> None:
     before = torch.get_rng_state()
     train_wgan(tiny("ct", iterations=1), DIGITS)
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("method", ["alp", "gp", "ct", "sn", "alp_batch_norm"])
+def test_images_of_32_pixels_train_the_networks_of_wgan_gp(method: str) -> None:
+    images = torch.randint(256, (16, 3, 32, 32), generator=seeded_stream(0, 9)).byte()
+    data = ImageData("noise", images, torch.zeros(16).long(), ("noise",))
+    settings = tiny(method, iterations=2)
+    run = train_wgan(settings, data, log_every=2)
+    fresh = build_networks(settings, data.shape, 0)
+    for network, start in zip((run.critic, run.generator), fresh, strict=True):
+        first, before = (next(n.parameters()).detach() for n in (network, start))
+        assert float((first - before).abs().max()) > 1e-4
+    assert run.sample(3).shape == (3, 3, 32, 32)
+    # Methods that differentiate gradients do so with lean layers, which have the same weights.
+    lean = [m for m in run.critic.modules() if type(m).__name__ == "LeanReLU"]
+    assert bool(lean) == (method in ("gp", "ct"))

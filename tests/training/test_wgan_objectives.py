@@ -12,7 +12,12 @@ from torch import Tensor, nn
 
 from lipnb.flops import count_flops
 from lipnb.models import small_wgan_critic, wgan_critic, wgan_generator
-from lipnb.regularizers import WorstPoints, sobolev_dual_norm, sobolev_norm
+from lipnb.regularizers import (
+    WorstPoints,
+    adversarial_lipschitz_penalty,
+    sobolev_dual_norm,
+    sobolev_norm,
+)
 from lipnb.training.wgan_networks import build_networks
 from lipnb.training.wgan_objectives import (
     CriticTerms,
@@ -68,6 +73,24 @@ def test_a_linear_critic_pays_for_its_slope(objective: str, one_sided: bool, slo
     assert found.penalty.item() == pytest.approx(excess**2, abs=1e-6)
     assert found.loss.item() == pytest.approx(-gap(slope) + 7 * excess**2, abs=1e-5)
     assert int(found.violations) == (slope > 1) * (2 * N if objective == "alp" else N)
+
+
+def test_box_and_start_of_the_author_reach_the_penalty() -> None:
+    """With the start that the cube gives and the clamp to [-1, 1], in the library's own words."""
+    critic = small_wgan_critic(4)
+    real, fake = batches(torch.float32)
+    x = torch.cat([real, fake])
+    settings = method_settings("author_code", radius=(8.0, 9.0))
+    found = critic_terms(settings, critic, real, fake, Memory(), seeded(5))
+    g = seeded(5)
+    start = torch.rand(x.shape, generator=g) - 0.5
+    options: dict[str, Any] = {"radius": (8.0, 9.0), "start": start, "generator": g}
+    wanted = adversarial_lipschitz_penalty(critic, x, domain=(-1.0, 1.0), **options)
+    torch.testing.assert_close(found.slopes, wanted.slopes.detach())
+    # Sabotage: without the box, and without the start, other slopes come out.
+    for changes in ({"domain": None}, {"start_direction": "gaussian"}):
+        other = critic_terms(replace(settings, **changes), critic, real, fake, Memory(), seeded(5))
+        assert not torch.allclose(other.slopes, found.slopes)
 
 
 def test_explicit_pairs_are_those_of_equal_index() -> None:
