@@ -85,12 +85,12 @@ def swiss_roll(x: Tensor) -> Tensor:
 
 
 def spiral_x(x: Tensor) -> Tensor:
-    """Turn the plane of coordinates 0 and 1 by the angle |x|^2 / d."""
+    r"""Turn the plane of coordinates 0 and 1 by the angle :math:`\|x\|^2 / d`."""
     return _spiral(x, 0, 1)
 
 
 def spiral_y(y: Tensor) -> Tensor:
-    """Turn the plane of coordinates 1 and 2 by the angle |y|^2 / d; y has three or more."""
+    r"""Turn the plane of coordinates 1 and 2 by the angle :math:`\|y\|^2 / d`; d is 3 or more."""
     return _spiral(y, 1, 2)
 
 
