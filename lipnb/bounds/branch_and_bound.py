@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lipnb.bounds.cells import box_sides
-from lipnb.bounds.forward_model import simplify, slope_bound, slope_intervals
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
 from lipnb.bounds.network import MARGIN, check_norm, read_box
 from lipnb.bounds.polyhedra import inner_balls, inner_radius
 from lipnb.bounds.result import Box
 from lipnb.bounds.search_bound import SearchBound
+from lipnb.bounds.unit_intervals import simplify, slope_bound, slope_intervals
 from lipnb.bounds.units import Units, affine_pieces, read_units, settle
 from lipnb.bounds.units_sdp import units_sdp
 

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array, csr_array
 
 from lipnb.bounds.result import Box
-from lipnb.bounds.units import Units, dual_norms, preactivation_bounds, settle
+from lipnb.bounds.unit_intervals import dual_norms, preactivation_bounds, slope_intervals
+from lipnb.bounds.units import Units
 
-__all__ = ["ForwardModel", "forward_model", "simplify", "slope_bound", "slope_intervals"]
+__all__ = ["ForwardModel", "forward_model"]
 
 Array = NDArray[np.float64]
 Gates = NDArray[np.bool_]
@@ -62,56 +63,6 @@ class ForwardModel:
     def equate(self, value: Array | float, **terms: Array) -> None:
         """Add rows sum_k terms[k] @ v[k] = value."""
         self.add(value, value, **terms)
-
-
-def slope_intervals(units: Units) -> tuple[Array, Array, Array, Array]:
-    """Bound the gradients of all units, and the Jacobian, over all gate patterns.
-
-    Returns
-    -------
-    low, high : ndarray of shape (n, n_in)
-        Of the gradients of the pre-activations.
-    out_low, out_high : ndarray of shape (n_out, n_in)
-        Of the Jacobian.
-    """
-    low, high = units.inputs.copy(), units.inputs.copy()
-    for block in units.blocks():
-        a, b = _interval(units.couplings[block], low, high)
-        low[block] += a
-        high[block] += b
-    a, b = _interval(units.out_couplings, low, high)
-    return low, high, units.out_inputs + a, units.out_inputs + b
-
-
-def slope_bound(low: Array, high: Array, norm: float) -> float:
-    """Bound the p-norm of all matrices between two matrices."""
-    size = np.maximum(np.abs(low), np.abs(high))
-    return float(np.linalg.norm(size, ord=norm)) * (1 + 1e-12)
-
-
-def _interval(couplings: Array, low: Array, high: Array) -> tuple[Array, Array]:
-    """Bound couplings @ (gates * g) for gates in [0, 1] and low <= g <= high."""
-    positive, negative = np.maximum(couplings, 0), np.minimum(couplings, 0)
-    floor, ceiling = np.minimum(low, 0), np.maximum(high, 0)
-    return positive @ floor + negative @ ceiling, positive @ ceiling + negative @ floor
-
-
-def simplify(units: Units, box: Box | None) -> Units:
-    """Settle the units whose sign is the same on the whole domain.
-
-    Without a box these are the units that are constant because their gradient is zero.
-    """
-    while True:
-        if box is None:
-            constant = ~(units.inputs.any(axis=1) | units.couplings.any(axis=1))
-            on, off = constant & (units.biases > 0), constant & (units.biases <= 0)
-        else:
-            lower, upper = preactivation_bounds(units, np.array(box[0]), np.array(box[1]))
-            off = upper <= 0
-            on = (lower >= 0) & ~off
-        if not (on | off).any():
-            return units
-        units = settle(units, on, off)
 
 
 def forward_model(units: Units, box: Box | None, norm: float, target: float) -> ForwardModel:

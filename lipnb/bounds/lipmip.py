@@ -12,19 +12,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lipnb.bounds.cells import conflict
-from lipnb.bounds.forward_model import (
-    ForwardModel,
-    forward_model,
-    simplify,
-    slope_bound,
-    slope_intervals,
-)
+from lipnb.bounds.forward_model import ForwardModel, forward_model
 from lipnb.bounds.highs import TOLERANCE, maximise
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
 from lipnb.bounds.network import MARGIN, check_norm, read_box
 from lipnb.bounds.result import Box
 from lipnb.bounds.search_bound import SearchBound
+from lipnb.bounds.unit_intervals import simplify, slope_bound, slope_intervals
 from lipnb.bounds.units import Units, affine_pieces, read_units
 
 __all__ = ["lipmip"]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
-from dataclasses import dataclass, field
-from importlib import import_module
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations
 from time import perf_counter
 from typing import Any
 
@@ -14,17 +11,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lipnb.bounds.forward_model import simplify, slope_bound, slope_intervals
 from lipnb.bounds.layerwise import product_bound
+from lipnb.bounds.moment_matrices import Moments, Polynomial, certified_maximum
 from lipnb.bounds.network import check_norm, read_box
 from lipnb.bounds.result import Bound, Box
-from lipnb.bounds.units import Units, dual_norms, preactivation_bounds, read_units
+from lipnb.bounds.unit_intervals import (
+    dual_norms,
+    preactivation_bounds,
+    simplify,
+    slope_bound,
+    slope_intervals,
+)
+from lipnb.bounds.units import Units, read_units
 
 __all__ = ["moment_relaxation"]
 
 Array = NDArray[np.float64]
-Monomial = tuple[int, ...]
-Polynomial = dict[Any, float]  # by monomial
 MAX_VARIABLES = 60
 MAX_MOMENTS = 5000
 
@@ -111,55 +113,6 @@ def moment_relaxation(
     return Bound(value, "upper", norm, box, perf_counter() - start, status)
 
 
-@dataclass
-class _Moments:
-    """Linear constraints on moments: matrices, and numbers that are at least 0 or equal 0."""
-
-    binary: frozenset[int]
-    names: dict[Monomial, int] = field(default_factory=lambda: {(): 0})
-    matrices: list[NDArray[np.int64]] = field(default_factory=list)
-    positive: list[Polynomial] = field(default_factory=list)
-    zero: list[Polynomial] = field(default_factory=list)
-
-    def times(self, p: Polynomial, q: Polynomial) -> Polynomial:
-        """Multiply; a binary variable is its own square."""
-        total: Polynomial = {}
-        for a, x in p.items():
-            for b, y in q.items():
-                name = self.reduce(a + b)
-                total[name] = total.get(name, 0.0) + x * y
-        return total
-
-    def reduce(self, name: Monomial) -> Monomial:
-        """Return a product in order, each binary variable once."""
-        kept: list[int] = []
-        for v in sorted(name):
-            if v not in self.binary or v not in kept:
-                kept.append(v)
-        return tuple(kept)
-
-    def index(self, name: Monomial) -> int:
-        """Return the number of a moment, new if need be."""
-        return self.names.setdefault(name, len(self.names))
-
-    def matrix(self, variables: list[int], order: int) -> None:
-        """Add the matrix of all products of two monomials up to a degree."""
-        basis = {
-            self.reduce(m): None
-            for k in range(order + 1)
-            for m in combinations_with_replacement(variables, k)
-        }
-        entries = [[self.index(self.reduce(a + b)) for b in basis] for a in basis]
-        self.matrices.append(np.array(entries))
-
-    def vector(self, p: Polynomial) -> Array:
-        """Return the coefficients of a polynomial, one per moment."""
-        row = np.zeros(len(self.names))
-        for name, value in p.items():
-            row[self.names[name]] += value
-        return row
-
-
 def _largest(units: Units, box: Box | None, pairs: bool, axis: int | None = None) -> float:
     """Bound the largest slope; `axis` fixes the direction to one coordinate."""
     low, high, out_low, out_high = slope_intervals(units)
@@ -172,12 +125,12 @@ def _largest(units: Units, box: Box | None, pairs: bool, axis: int | None = None
     sizes = dual_norms(np.maximum(np.abs(low), np.abs(high)), math.inf)
     sizes[sizes == 0] = 1.0
     moments, objective = _program(units, box, pairs, sizes, scale, axis)
-    return scale * min(1.0, _certified(moments, objective))
+    return scale * min(1.0, certified_maximum(moments, objective))
 
 
 def _program(
     units: Units, box: Box | None, pairs: bool, sizes: Array, scale: float, axis: int | None
-) -> tuple[_Moments, Polynomial]:
+) -> tuple[Moments, Polynomial]:
     """Write the program in variables of [-1, 1]."""
     n, dimension = units.inputs.shape
     a = units.inputs if axis is None else units.inputs[:, [axis]]
@@ -193,7 +146,7 @@ def _program(
     total = next(numbers)
     if total > MAX_VARIABLES:
         raise ValueError(f"network must have at most {MAX_VARIABLES} variables; got {total}")
-    m = _Moments(frozenset(u))
+    m = Moments(frozenset(u))
     m.matrix(list(range(total)), 1)
     times, one = m.times, {(): 1.0}
 
@@ -236,7 +189,7 @@ def _program(
 
 
 def _points(
-    m: _Moments, units: Units, box: Box, u: list[int], x: list[int], r: dict[int, int]
+    m: Moments, units: Units, box: Box, u: list[int], x: list[int], r: dict[int, int]
 ) -> dict[int, Polynomial]:
     """Tie the gates to points of the box; return z of the first layer, by gate."""
     values: dict[int, Polynomial] = {}
@@ -274,7 +227,7 @@ def _points(
 
 
 def _pairs(
-    m: _Moments, u: list[int], groups: list[list[int]], values: dict[int, Polynomial]
+    m: Moments, u: list[int], groups: list[list[int]], values: dict[int, Polynomial]
 ) -> None:
     """Give each pair of gates a matrix of order 2, with the point and with the direction."""
     for i, k in combinations(u, 2):
@@ -293,43 +246,3 @@ def _pairs(
                 if g in values:
                     sign = 1.0 if is_on else -1.0
                     m.positive.append({a: sign * c for a, c in m.times(p, values[g]).items()})
-
-
-def _certified(moments: _Moments, objective: Polynomial) -> float:
-    """Solve, and turn the multipliers into a bound of the objective."""
-    try:
-        cvxpy: Any = import_module("cvxpy")
-    except ImportError as error:
-        raise ImportError("moment_relaxation needs cvxpy: install lipnb[convex]") from error
-    target = moments.vector(objective)
-    y = cvxpy.Variable(len(target))
-    positive = np.array([moments.vector(p) for p in moments.positive])
-    zero = np.array([moments.vector(p) for p in moments.zero])
-    rows = [y[0] == 1, positive @ y >= 0, zero @ y == 0]
-    picks = []
-    for entries in moments.matrices:
-        pick = np.zeros((entries.size, len(target)))
-        pick[np.arange(entries.size), entries.ravel()] = 1.0
-        picks.append(pick)
-        k = len(entries)
-        matrix = cvxpy.reshape(pick @ y, (k, k), order="C")
-        rows.append((matrix + matrix.T) / 2 >> 0)
-    problem = cvxpy.Problem(cvxpy.Maximize(target @ y), rows)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # inaccurate multipliers are corrected
-            problem.solve(solver="CLARABEL")
-    except cvxpy.SolverError:
-        return math.inf
-    if any(row.dual_value is None for row in rows):
-        return math.inf
-    # objective + sum of multipliers times constraints is a constant, but for what is left over.
-    total = target + positive.T @ np.maximum(np.atleast_1d(rows[1].dual_value), 0)
-    best = math.inf
-    for sign in (1.0, -1.0):  # the sign of the multipliers of equations is a convention
-        left = total + sign * (zero.T @ np.atleast_1d(rows[2].dual_value))
-        for pick, row in zip(picks, rows[3:], strict=True):
-            values, vectors = np.linalg.eigh((row.dual_value + row.dual_value.T) / 2)
-            left = left + pick.T @ ((vectors * np.maximum(values, 0)) @ vectors.T).ravel()
-        best = min(best, float(left[0] + np.abs(left[1:]).sum()))
-    return best + 1e-12

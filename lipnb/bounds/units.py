@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import nn
 from lipnb.bounds.network import Affine, input_dimension, read_layers
 from lipnb.models.groupsort import GroupSort
 
-__all__ = ["Units", "affine_pieces", "dual_norms", "preactivation_bounds", "read_units", "settle"]
+__all__ = ["Units", "affine_pieces", "read_units", "settle"]
 
 Array = NDArray[np.float64]
 Gates = NDArray[np.bool_]
-SLACK = 1e-12  # relative; intervals are widened by it against rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,74 +186,6 @@ def affine_pieces(units: Units, gates: Gates) -> tuple[Array, Array, Array]:
     return slopes, offsets, units.out_inputs + (units.out_couplings * gates) @ slopes
 
 
-def preactivation_bounds(units: Units, low: Array, high: Array) -> tuple[Array, Array]:
-    r"""Bound every pre-activation on a box.
-
-    Interval arithmetic gives one bound. The other replaces each earlier unit by a linear function
-    above or below it, back to the input:
-
-    .. math::
-        \alpha z \le \max(z, 0) \le \frac{u (z - l)}{u - l}, \qquad
-        \alpha = 1 \text{ if } u > -l \text{ else } 0
-
-    Parameters
-    ----------
-    units : Units
-    low, high : ndarray of shape (n_in,)
-
-    Returns
-    -------
-    lower, upper : ndarray of shape (n,)
-        The better of both bounds, widened a little against rounding.
-
-    Examples
-    --------
-    >>> units = read_units(nn.Sequential(nn.Linear(1, 1, bias=False), nn.ReLU(), nn.Linear(1, 1)))
-    >>> lower, upper = preactivation_bounds(units, np.array([-1.0]), np.array([1.0]))
-    >>> bool(abs(upper[0] - abs(units.inputs[0, 0])) < 1e-9)
-    True
-
-    References
-    ----------
-    Zhang et al., Efficient neural network robustness certification with general activation
-    functions (2018) (CROWN).
-    """
-    n = len(units.biases)
-    lower, upper = np.zeros(n), np.zeros(n)
-    for block in units.blocks():
-        a, b, c = units.inputs[block], units.couplings[block], units.biases[block]
-        earlier = slice(0, block.start)
-        relu = np.maximum(lower[earlier], 0), np.maximum(upper[earlier], 0)
-        reach = np.abs(a) @ np.maximum(np.abs(low), np.abs(high)) + np.abs(c)
-        reach += np.abs(b[:, earlier]) @ relu[1]
-        for sign, side in ((1.0, upper), (-1.0, lower)):
-            interval = _top(sign * a, low, high) + _top(sign * b[:, earlier], *relu) + sign * c
-            linear = _back(units, sign * a, sign * b, sign * c, lower, upper, (low, high))
-            side[block] = sign * (np.minimum(interval, linear) + SLACK * reach)
-    return lower, upper
-
-
-def dual_norms(rows: Array, norm: float) -> Array:
-    """Return max(row @ s) over the unit ball of a norm, for every row.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n, d)
-    norm : {1, 2, inf}
-
-    Returns
-    -------
-    ndarray of shape (n,)
-
-    Examples
-    --------
-    >>> dual_norms(np.array([[3.0, -4.0]]), math.inf)
-    array([7.])
-    """
-    order = {1: math.inf, 2: 2, math.inf: 1}[norm]
-    return np.asarray(np.linalg.norm(rows, ord=order, axis=1), dtype=np.float64)
-
-
 def _piecewise(layer: nn.Module, width: int) -> tuple[Array, Array, Array]:
     """Write a layer as z -> keep * z + take @ relu(gate @ z)."""
     eye = np.eye(width)
@@ -280,31 +210,3 @@ def _plus(x: Array, y: Array) -> Array:
     total = x + y
     total[np.abs(total) <= 1e-15 * (np.abs(x) + np.abs(y))] = 0.0
     return total
-
-
-def _top(rows: Array, low: Array, high: Array) -> Array:
-    """Return the maximum of rows @ x over a box."""
-    return np.maximum(rows, 0) @ high + np.minimum(rows, 0) @ low
-
-
-def _back(
-    units: Units, a: Array, b: Array, c: Array, lower: Array, upper: Array, box: tuple[Array, Array]
-) -> Array:
-    """Bound a @ x + b @ r + c from above, by linear bounds of the units back to the input."""
-    a, b, c = a.copy(), b.copy(), c.copy()
-    for block in reversed(units.blocks()):
-        if not b[:, block].any():
-            continue
-        low, high = lower[block], upper[block]
-        unstable = (low < 0) & (high > 0)
-        width = np.where(unstable, high - low, 1.0)
-        chord = np.where(unstable, high / width, (low >= 0).astype(float))
-        shift = np.where(unstable, -chord * low, 0.0)
-        below = np.where(unstable, (high > -low).astype(float), chord)
-        weight = b[:, block].copy()
-        slope = np.where(weight > 0, chord, below) * weight
-        c += np.maximum(weight, 0) @ shift + slope @ units.biases[block]
-        a += slope @ units.inputs[block]
-        b += slope @ units.couplings[block]
-        b[:, block] = 0.0
-    return _top(a, *box) + c

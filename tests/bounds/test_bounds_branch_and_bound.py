@@ -25,7 +25,7 @@ from lipnb.bounds import (
     product_bound,
     sampled_bound,
 )
-from lipnb.bounds.forward_model import slope_bound, slope_intervals
+from lipnb.bounds.unit_intervals import slope_bound, slope_intervals
 from lipnb.bounds.units import affine_pieces, read_units
 from lipnb.bounds.units_sdp import Relaxation, certified_slope, units_sdp
 from lipnb.models import GroupSort, mlp

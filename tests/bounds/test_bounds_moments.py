@@ -23,7 +23,7 @@ from lipnb.bounds import (
 )
 from lipnb.models import GroupSort, mlp
 
-moments_file = importlib.import_module("lipnb.bounds.moments")
+matrices_file = importlib.import_module("lipnb.bounds.moment_matrices")
 
 
 def random_network(seed: int, widths: list[int], activation: Any = nn.ReLU) -> nn.Sequential:
@@ -151,7 +151,7 @@ def test_a_missing_solver_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(moments_file, "import_module", fail)
+    monkeypatch.setattr(matrices_file, "import_module", fail)
     with pytest.raises(ImportError, match=r"needs cvxpy: install lipnb\[convex\]"):
         moment_relaxation(random_network(0, [1, 2, 1]))
 

@@ -1,4 +1,4 @@
-"""lipnb.bounds.units, cells, forward_model: the parts that the exact methods share."""
+"""lipnb.bounds.units, unit_intervals, cells: the parts that the exact methods share."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ import torch
 from torch import nn
 
 from lipnb.bounds.cells import conflict, half_spaces
-from lipnb.bounds.forward_model import simplify, slope_bound, slope_intervals
 from lipnb.bounds.network import read_box
-from lipnb.bounds.units import (
-    Units,
-    affine_pieces,
+from lipnb.bounds.unit_intervals import (
     dual_norms,
     preactivation_bounds,
-    read_units,
-    settle,
+    simplify,
+    slope_bound,
+    slope_intervals,
 )
+from lipnb.bounds.units import Units, affine_pieces, read_units, settle
 from lipnb.models import GroupSort, mlp
 
 ACTIVATIONS = {
