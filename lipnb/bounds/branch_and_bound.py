@@ -150,6 +150,7 @@ class _Search:
         heap: list[tuple[float, int, _Node]] = []
 
         def push(node: _Node) -> None:
+            """Keep a node if its bound is above what is known."""
             node = self._bounded(node)
             if node.bound > self.best * (1 + tolerance):
                 heapq.heappush(heap, (-node.bound, next(order), node))

@@ -192,6 +192,7 @@ class _Search:
         return None
 
     def _is_closed(self, tolerance: float) -> bool:
+        """Tell whether both sides agree within the tolerance."""
         return self.upper <= self.best * (1 + tolerance) + 1e-300
 
     def _slope(self, gates: Gates) -> float:

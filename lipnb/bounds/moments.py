@@ -151,12 +151,14 @@ def _program(
     times, one = m.times, {(): 1.0}
 
     def linear(constant: float, *terms: tuple[Any, Any]) -> Polynomial:
+        """Write an affine function of variables."""
         p: Polynomial = {(): constant} if constant else {}
         for coefficients, names in terms:
             p |= {(v,): float(c) for c, v in zip(coefficients, names, strict=True) if c}
         return p
 
     def minus(p: Polynomial, q: Polynomial) -> Polynomial:
+        """Subtract."""
         return {k: p.get(k, 0.0) - q.get(k, 0.0) for k in p | q}
 
     for j in s:
