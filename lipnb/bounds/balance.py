@@ -79,12 +79,10 @@ def _balance(feedback: Feedback, multipliers: str) -> tuple[Array, int]:
     ends = np.ones(len(columns) - n)
     if multipliers == "neuron":
         for _ in range(4):
-            into = np.hypot(
-                np.linalg.norm(feedback.inputs, axis=1),
-                np.linalg.norm(feedback.loop / scale, axis=1),
-            )
-            out = np.linalg.norm(columns * np.append(scale, ends)[:, None], axis=0)
-            scale = np.exp2(np.round(np.log2(out / into) / 2))
+            # Largest entries, not sums of squares, which are zero for entries below 1e-162.
+            into = np.abs(np.hstack([feedback.inputs, feedback.loop / scale])).max(axis=1)
+            out = np.abs(columns * np.append(scale, ends)[:, None]).max(axis=0)
+            scale = np.exp2(np.round((np.log2(out) - np.log2(into)) / 2))
     rows = np.hstack([feedback.inputs, feedback.loop / scale]) * scale[:, None]
     output = np.hstack([feedback.out_inputs, feedback.out_loop / scale])
     steep = np.maximum(np.abs(feedback.low), np.abs(feedback.high))
@@ -93,8 +91,8 @@ def _balance(feedback: Feedback, multipliers: str) -> tuple[Array, int]:
         unit = np.flatnonzero(feedback.layers == label)
         w = steep[unit, None] * rows[unit, : len(known)]
         top = float(np.linalg.eigvalsh(w @ np.linalg.solve(known, w.T))[-1])
-        root = 2.0 ** round(-math.log2(top) / 2)
-        t = 1 / top
+        t = 1 / max(top, 1e-300)
+        root = 2.0 ** round(math.log2(t) / 2)
         coupling = -(t / root) * w
         known = np.block([[known, coupling.T], [coupling, 2 * t / root**2 * np.eye(len(unit))]])
         scale[unit] *= root

@@ -18,6 +18,7 @@ from lipnb.models.groupsort import GroupSort
 __all__ = ["Feedback", "pruned", "read_feedback"]
 
 Array = NDArray[np.float64]
+EPS = float(np.finfo(np.float64).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +41,8 @@ class Feedback:
         The activation layer of each unit; does not decrease.
     exponent : int
         The network's differences are 2^exponent times y.
+    error : float
+        Bound on the rounding of C in the Frobenius norm, if there are no units.
     """
 
     inputs: Array
@@ -50,6 +53,7 @@ class Feedback:
     high: Array
     layers: NDArray[np.int64]
     exponent: int
+    error: float = 0.0
 
     def transposed(self) -> Feedback:
         """Return the system of the transposed Jacobians, for the same slopes in reversed order."""
@@ -62,6 +66,7 @@ class Feedback:
             self.high[::-1].copy(),
             self.layers.max(initial=0) - self.layers[::-1],
             self.exponent,
+            self.error,
         )
 
     def jacobian(self, slopes: Array) -> Array:
@@ -107,10 +112,13 @@ def read_feedback(network: nn.Sequential, box: Box | None = None) -> Feedback:
     slopes = None if box is None else slopes_on_box(layers, box)
     rows = np.eye(dimension)  # what the current layer gives, over the inputs and the units so far
     units: list[tuple[Array, Array, Array]] = []
-    exponent = 0
+    exponent, error = 0, 0.0
     for layer in layers:
         if isinstance(layer, Affine):
             weight, shift = _scaled(layer.weight.numpy())
+            size = float(np.linalg.norm(weight))
+            error *= size
+            error += 2 * EPS * len(rows) * size * float(np.linalg.norm(rows))
             rows, exponent = weight @ rows, exponent + shift
             continue
         if isinstance(layer, GroupSort):
@@ -122,6 +130,7 @@ def read_feedback(network: nn.Sequential, box: Box | None = None) -> Feedback:
             low, high = slopes[len(units)]
         new = np.eye(len(z))
         known = low == high
+        error *= float(np.maximum(np.abs(low), np.abs(high)).max()) + 1.0
         units.append((z[~known], low[~known], high[~known]))
         output = np.hstack([z * np.where(known, low, 0.0)[:, None], new[:, ~known]])
         if isinstance(layer, GroupSort):
@@ -142,6 +151,7 @@ def read_feedback(network: nn.Sequential, box: Box | None = None) -> Feedback:
         np.concatenate([np.empty(0), *(high for _, _, high in units)]),
         np.repeat(np.arange(len(units)), [len(z) for z, _, _ in units]),
         exponent,
+        error,
     )
     return pruned(feedback)
 

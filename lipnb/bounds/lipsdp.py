@@ -129,10 +129,24 @@ def solve_feedback(
 ) -> tuple[float, str]:
     """Return a certified bound of a system's constant, and how it came about."""
     if len(feedback.low) == 0:
-        value = float(np.linalg.norm(feedback.out_inputs, ord=2))
+        value = float(np.linalg.norm(feedback.out_inputs, ord=2)) + feedback.error
         spare = 64 * EPS * sum(feedback.out_inputs.shape)
         return round_up(value, feedback.exponent, spare), "affine on the domain"
+    # Entries more than 1e150 apart leave the range of floats; the certificate then says no.
+    with np.errstate(all="ignore"):
+        try:
+            return _certify(feedback, multipliers, tolerance, max_steps, deadline)
+        except (np.linalg.LinAlgError, ValueError, OverflowError) as error:
+            return math.inf, f"semidefinite program out of range ({error})"
+
+
+def _certify(
+    feedback: Feedback, multipliers: str, tolerance: float, max_steps: int, deadline: float
+) -> tuple[float, str]:
+    """Solve the program of a system, and return the best certified bound on the way."""
     program, exponent, relative = balanced_program(feedback, multipliers)
+    if not (np.isfinite(program.rows).all() and np.isfinite(program.cost).all()):
+        return math.inf, "semidefinite program out of range"
     best = math.inf
 
     def watch(t: Array) -> bool:

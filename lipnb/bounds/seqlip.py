@@ -90,15 +90,18 @@ def seqlip(
             f" gates to visit; got {widest}; liplt, eclipse_fast and lipsdp take wider ones"
         )
     weights, exponent = chain.scaled()
+    relative = 64 * EPS * sum(sum(w.shape) for w in weights)
     if len(weights) == 1:
         value = float(np.linalg.norm(weights[0], ord=2))
     else:
-        value = 1.0
+        value, size = 1.0, float(np.linalg.norm(weights[0], ord=2))
         for i, (low, high) in enumerate(chain.slopes):
             _, after = _factors(weights[i + 1], whole=i + 2 == len(weights))
             before, _ = _factors(weights[i], whole=i == 0)
             value *= _largest(after, before, low, high)
-    relative = 64 * EPS * sum(sum(w.shape) for w in weights)
+            size *= float(np.linalg.norm(weights[i + 1], ord=2)) * max(abs(low), abs(high))
+        # The singular vectors are those of weights that differ by a rounding of their norm.
+        value += relative * size
     status = f"all gates of {len(chain.slopes)} layers visited, holds everywhere"
     value = round_up(value, exponent, relative)
     return Bound(value, "upper", 2, box, perf_counter() - start, status)

@@ -177,3 +177,37 @@ def test_a_bound_that_is_too_small_is_noticed(name: str, monkeypatch: pytest.Mon
     monkeypatch.setitem(globals(), name, smaller)
     with pytest.raises(AssertionError):
         check_chain(network, exact=True)
+
+
+@pytest.mark.parametrize(
+    ("weights", "exact"),
+    [
+        ([[[1.0], [1e-200]], [[0.0, 1.0]]], 1e-200),
+        ([[[1.0], [1e-200]], [[1.0, 1.0]]], 1.0),
+        ([[[1.0], [1e-200]], [[1e-200, 1e200]]], 1.0),
+        ([[[1e-310], [1e-320]], [[1.0, 1.0]]], 1e-310),
+        ([[[1e-250], [1.0]], [[1.0, 0.0], [0.0, 1e-250]], [[1.0, 1.0]]], 2e-250),
+    ],
+)
+def test_entries_at_both_ends_of_the_range_of_floats(weights: Any, exact: float) -> None:
+    """Squares of such entries are 0 or inf; what is left is a larger bound, not a wrong one."""
+    matrices = [np.array(w) for w in weights]
+    network = network_of(matrices, [np.zeros(len(w)) for w in matrices])
+    for method in (lipsdp, seqlip, liplt, eclipse_fast, geolip):
+        norm = math.inf if method is geolip else 2
+        assert exact * (1 - 1e-12) <= method(network).value
+        assert method(network).value <= product_bound(network, norm=norm).value * (1 + 1e-10)
+    assert lipsdp(network, multipliers="layer").value >= exact * (1 - 1e-12)
+
+
+def test_what_cancels_up_to_rounding_is_covered() -> None:
+    """W_2 W_1 = 0 up to rounding, with a linear activation: the computed product may be 0."""
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        basis = np.linalg.qr(generator.normal(size=(6, 6)))[0]
+        first, last = basis[:, :3] @ generator.normal(size=(3, 4)), basis[:, 3:].T
+        network = nn.Sequential(nn.Linear(4, 6), nn.LeakyReLU(1.0), nn.Linear(6, 3)).double()
+        network[0].weight.data, network[2].weight.data = map(torch.from_numpy, (first, last))
+        exact = float(np.linalg.norm((last.astype(np.longdouble) @ first).astype(float), ord=2))
+        for method in (lipsdp, seqlip, liplt):
+            assert exact <= method(network).value < 1e-10
