@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from dataclasses import replace
@@ -17,6 +18,7 @@ from lipnb.regularizers import adversarial_lipschitz_penalty
 from lipnb.training.wgan import train_wgan
 from lipnb.training.wgan_batches import ImageStream, seeded_stream
 from lipnb.training.wgan_command import main
+from lipnb.training.wgan_device import DeviceOptions
 from lipnb.training.wgan_monitor import read_scalars
 from lipnb.training.wgan_networks import WganRun, build_networks
 from lipnb.training.wgan_presets import METHODS, WganSettings, method_settings
@@ -45,6 +47,27 @@ def state_of(run: WganRun) -> dict[str, torch.Tensor]:
         for name, network in (("critic", run.critic), ("generator", run.generator))
         for key, value in network.state_dict().items()
     }
+
+
+def differing(one: Any, other: Any, name: str = "") -> list[str]:
+    """Names of the parts in which two states differ, down to the last bit."""
+    if isinstance(one, torch.Tensor):
+        return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        return [
+            d
+            for key in one
+            for d in differing(one[key], other[key], f"{name}.{key}"[0:] if name else str(key))
+        ]
+    if isinstance(one, (list, tuple)):
+        assert len(one) == len(other)
+        return [
+            d
+            for i, (a, b) in enumerate(zip(one, other, strict=True))
+            for d in differing(a, b, f"{name}.{i}")
+        ]
+    return [] if one == other else [name]
 
 
 def assert_equal_runs(one: WganRun, other: WganRun) -> None:
@@ -144,6 +167,36 @@ def test_a_run_in_parts_ends_bit_for_bit_like_one_in_one(name: str, tmp_path: Pa
     assert [line["step"] for line in whole.history] == [2, 4, 6, 7]
     other = train_wgan(settings, DIGITS, **{**options, "seed": 3})
     assert other.history != whole.history
+
+
+@pytest.mark.parametrize("name", list(STATEFUL))
+def test_a_state_holds_everything_that_changes(name: str) -> None:
+    made = []
+    with torch.random.fork_rng():
+        for seed in (1, 2):
+            steps = AlternatingSteps(
+                STATEFUL[name], DIGITS.images, seed, DeviceOptions("cpu"), torch.device("cpu")
+            )
+            made.append(steps)
+            for step in range(3 * seed):
+                steps.advance(step)
+        kept = copy.deepcopy(made[0].state())
+        other = made[1].state()
+        changed = {key for key in kept if differing(kept[key], other[key])}
+        assert {"critic", "generator", "optimizers", "noise", "sums"} <= changed
+        assert ("scale" in changed) == (name == "banach")
+        assert ("worst" in changed) == (name == "max_gp")
+        assert ("average" in changed) == (name == "banach")
+        assert ("peak" in changed) == (name not in ("sn", "clip"))
+        made[1].load(kept)
+        assert differing(kept, made[1].state()) == []
+
+
+def test_a_generator_step_moves_nothing_in_the_critic() -> None:
+    """Two passes of the critic a step, real and generated; the generator's pass does not count."""
+    run = train_wgan(tiny("alp_batch_norm", iterations=4), DIGITS)
+    layers = [m for m in run.critic.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert {int(m.num_batches_tracked or 0) for m in layers} == {2 * 2 * 4}
 
 
 def arguments(output: Path, iterations: int) -> list[str]:

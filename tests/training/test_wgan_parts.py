@@ -213,6 +213,9 @@ def test_averaged_weights_are_the_average_of_all_steps() -> None:
     assert torch.equal(weights[0], seen[0])
     torch.testing.assert_close(weights[1].detach(), mean)
     assert not torch.allclose(mean, seen[4])
+    # The running statistics of samples are the generator's last ones.
+    buffers = [train_wgan(s, DIGITS, until=4).generator.buffers() for s in (settings, plain)]
+    assert all(torch.equal(a, b) for a, b in zip(*buffers, strict=True))
 
 
 # -- devices -------------------------------------------------------------------------------------
