@@ -42,7 +42,8 @@ class Feedback:
     exponent : int
         The network's differences are 2^exponent times y.
     error : float
-        Bound on the rounding of C in the Frobenius norm, if there are no units.
+        What rounding may have done to the Jacobian of y for any slopes, in the norm 2. It is 0 if
+        no weights had to be multiplied with each other.
     """
 
     inputs: Array
@@ -113,13 +114,16 @@ def read_feedback(network: nn.Sequential, box: Box | None = None) -> Feedback:
     rows = np.eye(dimension)  # what the current layer gives, over the inputs and the units so far
     units: list[tuple[Array, Array, Array]] = []
     exponent, error = 0, 0.0
+    fresh, signal, reach = True, 1.0, 1.0  # are rows exact; |current|_2, |(x, h)|_2^2 for |x|_2 = 1
     for layer in layers:
         if isinstance(layer, Affine):
             weight, shift = _scaled(layer.weight.numpy())
-            size = float(np.linalg.norm(weight))
-            error *= size
-            error += 2 * EPS * len(rows) * size * float(np.linalg.norm(rows))
-            rows, exponent = weight @ rows, exponent + shift
+            size = float(np.linalg.norm(weight, ord=2)) * (1 + 64 * EPS * len(weight))
+            error, signal = error * size, signal * size
+            if not fresh:
+                spread = float(np.linalg.norm(weight)) * float(np.linalg.norm(rows))
+                error += 2 * EPS * len(rows) * spread * math.sqrt(reach)
+            rows, exponent, fresh = weight @ rows, exponent + shift, False
             continue
         if isinstance(layer, GroupSort):
             z, low, high = _pairs(layer, rows)
@@ -130,7 +134,13 @@ def read_feedback(network: nn.Sequential, box: Box | None = None) -> Feedback:
             low, high = slopes[len(units)]
         new = np.eye(len(z))
         known = low == high
-        error *= float(np.maximum(np.abs(low), np.abs(high)).max()) + 1.0
+        sorts = isinstance(layer, GroupSort)
+        steep = 1.0 if sorts else float(np.maximum(np.abs(low), np.abs(high)).max())
+        error, signal = error * steep, signal * steep
+        if sorts or known.any():
+            error += 8 * EPS * float(np.linalg.norm(rows)) * math.sqrt(reach) * max(1.0, steep)
+        reach += 2 * signal**2
+        fresh = not (sorts or known.any())
         units.append((z[~known], low[~known], high[~known]))
         output = np.hstack([z * np.where(known, low, 0.0)[:, None], new[:, ~known]])
         if isinstance(layer, GroupSort):

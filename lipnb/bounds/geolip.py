@@ -122,5 +122,6 @@ def cube_feedback(feedback: Feedback, output: int) -> Feedback:
             low=np.append(-np.ones(d), feedback.low),
             high=np.append(np.ones(d), feedback.high),
             layers=np.append(np.zeros(d, dtype=np.int64), feedback.layers + 1),
+            error=math.sqrt(d) * feedback.error,  # |row|_1 <= sqrt(d) |row|_2
         )
     )

@@ -89,9 +89,8 @@ def lipsdp(
     Notes
     -----
     The program's matrix has as many rows as there are units and, at most, inputs or outputs. A step
-    costs their third power: 784-512-10 takes some seconds. The certificate covers all rounding but
-    that of products of weights, which are formed where the slope of a unit is known (on a box) and
-    for GroupSort.
+    costs their third power: 784-512-10 takes some seconds. Where the slope of a unit is known (on a
+    box), and for GroupSort, weights are multiplied; a bound on the rounding of it is added.
 
     Examples
     --------
@@ -160,5 +159,6 @@ def _certify(
     )
     gap = (best - dual) / best if math.isfinite(best) else math.inf
     status = f"{reason} after {steps} steps, relative gap of the square {gap:.1e}"
-    value = round_up(math.sqrt(best), feedback.exponent + exponent, relative)
+    value = round_up(math.sqrt(best), exponent, relative) + feedback.error
+    value = round_up(value, feedback.exponent, EPS)
     return value, f"semidefinite program, one multiplier per {multipliers}: {status}"

@@ -211,3 +211,7 @@ def test_what_cancels_up_to_rounding_is_covered() -> None:
         exact = float(np.linalg.norm((last.astype(np.longdouble) @ first).astype(float), ord=2))
         for method in (lipsdp, seqlip, liplt):
             assert exact <= method(network).value < 1e-10
+        sliding = nn.Sequential(*network, nn.ReLU(), nn.Linear(3, 3, bias=False)).double()
+        sliding[4].weight.data = torch.eye(3, dtype=torch.float64)
+        # One hidden layer with all gates on is the same matrix: at least its norm.
+        assert exact <= lipsdp(sliding).value < 1e-10
