@@ -142,7 +142,7 @@ def estimate_many(
     batch: int | None = None,
     shifts: int | None = None,
     learning_rate: float = 1e-2,
-    weight_decay: float = 0.1,
+    weight_decay: float = 0.2,
     check_every: int = 50,
     rate: float = 0.01,
     clip: float = 5.0,
