@@ -19,7 +19,7 @@ from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.network import input_dimension, read_box, read_layers
 from lipnb.bounds.result import Bound
 
-__all__ = ["lipsdp", "solve_feedback"]
+__all__ = ["lipsdp"]
 
 Array = NDArray[np.float64]
 EPS = float(np.finfo(np.float64).eps)

@@ -21,7 +21,7 @@ from lipnb.bounds.network import (
 )
 from lipnb.bounds.result import Bound, Box
 
-__all__ = ["WitnessedBound", "steepest_direction", "walk_bound"]
+__all__ = ["WitnessedBound", "walk_bound"]
 
 Layers = list[Affine | nn.Module]
 WALKERS = 32
