@@ -52,20 +52,14 @@ def estimate_mutual_information(
     x, y : Tensor or array_like
         The pairs, shapes (n, d_x) and (n, d_y): row i of both belongs together. At least 50 rows.
     estimator : str
-        Which formula trains the critic, and which reports the value.
+        Which formula trains the critic and, unless said otherwise, reports the value:
 
-        ========================== ======================================= ======================
-        name                       trained by                              value
-        ========================== ======================================= ======================
-        "donsker_varadhan"         `donsker_varadhan`                      the same
-        "mine"                     its gradient corrected as in `mine`     `donsker_varadhan`
-        "nguyen_wainwright_jordan" `nguyen_wainwright_jordan`              the same
-        "info_nce"                 `info_nce`                              the same
-        "smile"                    `jensen_shannon`                        `smile`
-        "jensen_shannon"           `jensen_shannon`                        `donsker_varadhan`
-        "moreau_yosida"            `donsker_varadhan`, f lambda-Lipschitz  the same
-        "wasserstein_dependency"   the gap, f 1-Lipschitz                  the same
-        ========================== ======================================= ======================
+        - "donsker_varadhan", "nguyen_wainwright_jordan", "info_nce": the formula of that name;
+        - "mine": the gradient corrected as in `mine`; reports `donsker_varadhan`;
+        - "smile": trained by `jensen_shannon`; reports `smile`;
+        - "jensen_shannon": reports `donsker_varadhan`;
+        - "moreau_yosida": `donsker_varadhan` with a lambda-Lipschitz critic;
+        - "wasserstein_dependency": the gap of a 1-Lipschitz critic.
 
         "moreau_yosida" is the regularisation D_lambda of the divergence, in nats, and
         "wasserstein_dependency" the distance W_1 of the joint law from the product, in the unit of
