@@ -56,14 +56,6 @@ def ch():
     return chapter()
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def inside(value, interval):
     """Tell whether value lies in the measured interval, widened by half its range."""
     low, high = interval
