@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ TINY: dict[str, Any] = {
     "learning_rate": 1e-2,
 }
 DIGITS = load_digit_images()
+Compare = Callable[[Any, Any], list[str]]
 
 
 def tiny(method: str = "alp", preset: str = "standard", **changes: Any) -> WganSettings:
@@ -47,27 +49,6 @@ def state_of(run: WganRun) -> dict[str, torch.Tensor]:
         for name, network in (("critic", run.critic), ("generator", run.generator))
         for key, value in network.state_dict().items()
     }
-
-
-def differing(one: Any, other: Any, name: str = "") -> list[str]:
-    """Names of the parts in which two states differ, down to the last bit."""
-    if isinstance(one, torch.Tensor):
-        return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        return [
-            d
-            for key in one
-            for d in differing(one[key], other[key], f"{name}.{key}"[0:] if name else str(key))
-        ]
-    if isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        return [
-            d
-            for i, (a, b) in enumerate(zip(one, other, strict=True))
-            for d in differing(a, b, f"{name}.{i}")
-        ]
-    return [] if one == other else [name]
 
 
 def assert_equal_runs(one: WganRun, other: WganRun) -> None:
@@ -170,7 +151,7 @@ def test_a_run_in_parts_ends_bit_for_bit_like_one_in_one(name: str, tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", list(STATEFUL))
-def test_a_state_holds_everything_that_changes(name: str) -> None:
+def test_a_state_holds_everything_that_changes(name: str, differing: Compare) -> None:
     made = []
     with torch.random.fork_rng():
         for seed in (1, 2):

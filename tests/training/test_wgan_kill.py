@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ def arguments(output: Path, iterations: int) -> list[str]:
     return [*found, "--checkpoint-every", "2", "--log-every", "3", "--quiet", "--resume"]
 
 
-def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_a_killed_process_resumes_bit_for_bit(
+    tmp_path: Path, differing: Callable[[Any, Any], list[str]]
+) -> None:
     """SIGKILL at two moments that nothing in the process foresees."""
     steps = 80
     words = arguments(tmp_path / "killed", steps)
@@ -65,7 +68,7 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
         for name in ("killed", "whole")
     )
     assert one["step"] == other["step"] == steps
-    assert _differing(one, other) == ["seconds"]
+    assert differing(one, other) == ["seconds"]
     lines = [(tmp_path / name / "scalars.jsonl").read_bytes() for name in ("killed", "whole")]
     assert lines[0] == lines[1]
 
@@ -73,24 +76,3 @@ def test_a_killed_process_resumes_bit_for_bit(tmp_path: Path) -> None:
 def _body(path: Path) -> io.BytesIO:
     """What follows the line with the digest."""
     return io.BytesIO(path.read_bytes().partition(b"\n")[2])
-
-
-def _differing(one: Any, other: Any, name: str = "") -> list[str]:
-    """Names of the parts in which two states differ, down to the last bit."""
-    if isinstance(one, torch.Tensor):
-        return [] if torch.equal(one, other) and one.dtype == other.dtype else [name]
-    if isinstance(one, dict):
-        assert one.keys() == other.keys()
-        return [
-            d
-            for key in one
-            for d in _differing(one[key], other[key], f"{name}.{key}"[0:] if name else str(key))
-        ]
-    if isinstance(one, (list, tuple)):
-        assert len(one) == len(other)
-        return [
-            d
-            for i, (a, b) in enumerate(zip(one, other, strict=True))
-            for d in _differing(a, b, f"{name}.{i}")
-        ]
-    return [] if one == other else [name]
