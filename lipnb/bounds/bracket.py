@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from lipnb.bounds._arguments import check_positive
 from lipnb.bounds.branch_and_bound import branch_and_bound
 from lipnb.bounds.eclipse import eclipse_fast
 from lipnb.bounds.feedback import Feedback, read_feedback
@@ -108,8 +109,7 @@ def lipschitz_bracket(
     """
     start = perf_counter()
     check_norm(norm)
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds must be positive and finite; got {seconds}")
+    check_positive(seconds=seconds)
     box = read_box(domain, input_dimension(read_layers(network)))
     deadline = start + seconds
     lower = walk_bound(network, norm=norm, domain=box, steps=50)

@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from lipnb.bounds._arguments import check_positive, read_wide_box
 from lipnb.bounds.cells import box_sides
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
-from lipnb.bounds.network import MARGIN, check_norm, read_box
+from lipnb.bounds.network import MARGIN, check_norm
 from lipnb.bounds.polyhedra import inner_balls, inner_radius
 from lipnb.bounds.result import Box
 from lipnb.bounds.search_bound import SearchBound
@@ -98,15 +99,9 @@ def branch_and_bound(
     """
     start = perf_counter()
     check_norm(norm)
-    for name, number in (("seconds", seconds), ("tolerance", tolerance)):
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {number}")
-    if not 0 < margin < 1:
-        raise ValueError(f"margin must lie strictly between 0 and 1; got {margin}")
+    check_positive(seconds=seconds, tolerance=tolerance)
     units = read_units(network)
-    box = read_box(domain, units.inputs.shape[1])
-    if box is not None and np.subtract(box[1], box[0]).min() <= 2 * margin:
-        raise ValueError(f"domain must be wider than twice the margin {margin:g}; got {box}")
+    box = read_wide_box(domain, units.inputs.shape[1], margin)
     sampled = sampled_bound(network, norm=norm, domain=domain).value
     search = _Search(box, norm, margin, sampled)
     root = _root(units, box, product_bound(network, norm=norm).value)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from lipnb.bounds._arguments import check_positive
 from lipnb.bounds.feedback import Feedback, pruned, read_feedback
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lipsdp import solve_feedback
@@ -89,9 +90,7 @@ def geolip(
     if norm == 2:
         raise ValueError("norm must be 1 or inf for GeoLIP; got 2; lipsdp takes it")
     check_norm(norm)
-    for name, number in (("tolerance", tolerance), ("seconds", seconds), ("max_steps", max_steps)):
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {number}")
+    check_positive(tolerance=tolerance, seconds=seconds, max_steps=max_steps)
     box = read_box(domain, input_dimension(read_layers(network)))
     feedback = read_feedback(network, box)
     if norm == 1:

@@ -11,12 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from lipnb.bounds._arguments import check_positive, read_wide_box
 from lipnb.bounds.cells import conflict
 from lipnb.bounds.forward_model import ForwardModel, forward_model
 from lipnb.bounds.highs import TOLERANCE, maximise
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
-from lipnb.bounds.network import MARGIN, check_norm, read_box
+from lipnb.bounds.network import MARGIN, check_norm
 from lipnb.bounds.result import Box
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.unit_intervals import simplify, slope_bound, slope_intervals
@@ -99,20 +100,14 @@ def lipmip(
     """
     start = perf_counter()
     check_norm(norm)
-    for name, number in (("seconds", seconds), ("tolerance", tolerance)):
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {number}")
-    if not 0 < margin < 1:
-        raise ValueError(f"margin must lie strictly between 0 and 1; got {margin}")
+    check_positive(seconds=seconds, tolerance=tolerance)
     units = read_units(network)
     if norm == 2 and len(units.out_biases) > 1:
         raise ValueError(
             f"network must have one output for norm 2; got {len(units.out_biases)}; "
             "branch_and_bound takes more"
         )
-    box = read_box(domain, units.inputs.shape[1])
-    if box is not None and np.subtract(box[1], box[0]).min() <= 2 * margin:
-        raise ValueError(f"domain must be wider than twice the margin {margin:g}; got {box}")
+    box = read_wide_box(domain, units.inputs.shape[1], margin)
     units = simplify(units, box)
     sampled = sampled_bound(network, norm=norm, domain=domain).value
     upper = product_bound(network, norm=norm).value

@@ -16,6 +16,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array, csc_array, hstack
 from torch import nn
 
+from lipnb.bounds._arguments import check_positive
 from lipnb.bounds.chain import read_chain
 from lipnb.bounds.network import Affine, check_norm, read_box
 from lipnb.bounds.result import Bound
@@ -102,8 +103,7 @@ def lipopt(
     start = perf_counter()
     if check_norm(norm) == 2:
         raise ValueError("norm must be 1 or inf: for these the directions are a polytope; got 2")
-    if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds must be positive and finite; got {seconds}")
+    check_positive(seconds=seconds)
     chain = read_chain(network)
     weights = list(chain.weights)
     box = read_box(domain, weights[0].shape[1])

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
+from lipnb.bounds._arguments import check_positive
 from lipnb.bounds.balance import balanced_program
 from lipnb.bounds.certificate import certified_square
 from lipnb.bounds.chain import round_up
@@ -111,9 +112,7 @@ def lipsdp(
         raise ValueError(f"norm must be 2 for LipSDP; got {norm!r}; geolip takes 1 and inf")
     if multipliers not in MULTIPLIERS:
         raise ValueError(f"multipliers must be one of {MULTIPLIERS}; got {multipliers!r}")
-    for name, number in (("tolerance", tolerance), ("seconds", seconds), ("max_steps", max_steps)):
-        if not 0 < number < math.inf:
-            raise ValueError(f"{name} must be positive and finite; got {number}")
+    check_positive(tolerance=tolerance, seconds=seconds, max_steps=max_steps)
     box = read_box(domain, input_dimension(read_layers(network)))
     feedback = read_feedback(network, box)
     product = product_bound(network).value
