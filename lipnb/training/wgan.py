@@ -13,7 +13,12 @@ from typing import Any
 import torch
 
 from lipnb.data import ImageData
-from lipnb.training.wgan_device import DeviceOptions, choose_device, float32_precision
+from lipnb.training.wgan_device import (
+    DeviceOptions,
+    choose_device,
+    float32_precision,
+    many_compilations,
+)
 from lipnb.training.wgan_monitor import write_grid
 from lipnb.training.wgan_networks import WganRun
 from lipnb.training.wgan_presets import WganSettings
@@ -118,6 +123,7 @@ def train_wgan(
     device = choose_device(options)
     with (
         float32_precision(options.tf32),
+        many_compilations(options.compiler),
         torch.random.fork_rng([device] if device.type == "cuda" else []),
     ):
         trainer = Trainer(settings, data, seed, options, device, log_every)

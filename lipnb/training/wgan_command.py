@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--device", default="auto", help="auto, cpu, cuda, cuda:1")
     for name in ("channels-last", "tf32", "bfloat16", "graph"):
         add(f"--{name}", action="store_true", help="see lipnb.training.wgan_device")
+    add("--compiler", default="", help="backend of torch.compile, inductor for instance")
     add("--quiet", action="store_true", help="no progress bar")
     given = parser.parse_args(argv)
     changes: dict[str, Any] = {name: _value(text) for name, text in given.changes}
@@ -110,6 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             tf32=given.tf32,
             bfloat16=given.bfloat16,
             graph=given.graph,
+            compiler=given.compiler,
         )
         run = train_wgan(
             settings,

@@ -15,7 +15,12 @@ from lipnb.constraints import clip_weights
 from lipnb.regularizers import WorstPoints
 from lipnb.regularizers._network import copied_buffers
 from lipnb.training.wgan_batches import ImageStream, seeded_stream, to_floats
-from lipnb.training.wgan_device import DeviceOptions, capture, require_capturable
+from lipnb.training.wgan_device import (
+    DeviceOptions,
+    capture,
+    compile_networks,
+    require_capturable,
+)
 from lipnb.training.wgan_networks import build_networks
 from lipnb.training.wgan_objectives import Memory, critic_terms, generator_loss
 from lipnb.training.wgan_presets import WganSettings
@@ -46,7 +51,7 @@ class AlternatingSteps:
     Raises
     ------
     ValueError
-        If the images fit no network or are too few, or a graph is wanted that cannot be.
+        If the images fit no network or are too few, or a graph or a compiler cannot be had.
 
     Examples
     --------
@@ -75,6 +80,7 @@ class AlternatingSteps:
         self.critic = critic.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.generator = generator.to(device, memory_format=self.layout)  # type: ignore[call-overload]
         self.average = copy.deepcopy(self.generator) if settings.average else None
+        compile_networks(settings, options.compiler, self.critic, self.generator)
         self.optimizers = {
             "critic": self._optimizer(critic),
             "generator": self._optimizer(generator),

@@ -50,6 +50,7 @@ class Trainer:
             "bfloat16": options.bfloat16,
             "channels_last": options.channels_last,
             "graph": options.graph,
+            "compiler": options.compiler,
         }
         self.steps = AlternatingSteps(settings, data.images, seed, options, device)
         self.step = self.window = 0

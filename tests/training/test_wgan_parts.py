@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lipnb.regularizers._network
@@ -232,6 +233,35 @@ def test_channels_last_trains_to_the_same_numbers() -> None:
     for a, b in zip(plain.generator.parameters(), last.generator.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=2e-4)
     assert plain.history[0]["gap"] == pytest.approx(last.history[0]["gap"], abs=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute:UserWarning")  # torch's compiler looks
+@pytest.mark.parametrize("method", ["alp", "alp_batch_norm"])
+def test_compiled_networks_train_to_the_same_numbers(method: str) -> None:
+    settings = method_settings("standard", method, **TINY)
+    plain = train_wgan(settings, DIGITS, log_every=4)
+    compiled = DeviceOptions("cpu", compiler="aot_eager")
+    torch.compiler.reset()  # networks of earlier tests may fit
+    counters.clear()
+    run = train_wgan(settings, DIGITS, log_every=4, options=compiled)
+    assert counters["frames"]["ok"] >= 2  # critic and generator
+    for network in ("critic", "generator"):
+        a, b = (getattr(r, network).state_dict() for r in (plain, run))
+        assert a.keys() == b.keys()
+        for key in a:
+            torch.testing.assert_close(a[key], b[key], rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("method", ["gp", "lp", "ct", "max_gp", "banach"])
+def test_a_compiler_is_refused_where_second_derivatives_are_needed(method: str) -> None:
+    settings = method_settings("standard", method, **TINY)
+    with pytest.raises(ValueError, match="a compiled critic has no second derivatives"):
+        train_wgan(settings, DIGITS, options=DeviceOptions("cpu", compiler="aot_eager"))
+
+
+def test_an_unknown_compiler_is_named() -> None:
+    with pytest.raises(ValueError, match=r"compiler must be one of .*; got 'gcc'"):
+        DeviceOptions("cpu", compiler="gcc")
 
 
 def test_bfloat16_is_measured_before_it_is_used() -> None:
