@@ -1,8 +1,13 @@
 """Scores of image generators, on features of any network, named for what they are."""
 
 from lipnb.evaluation.classifier import Classifier, train_classifier
-from lipnb.evaluation.extractor import FeatureExtractor, classifier_extractor, inception_extractor
-from lipnb.evaluation.report import image_features, score_images
+from lipnb.evaluation.extractor import (
+    FeatureExtractor,
+    classifier_extractor,
+    inception_extractor,
+    resize_clean,
+)
+from lipnb.evaluation.report import image_features, score_features, score_images
 from lipnb.evaluation.scores import (
     class_score,
     frechet_distance,
@@ -22,6 +27,8 @@ __all__ = [
     "inception_extractor",
     "kernel_distance",
     "precision_recall",
+    "resize_clean",
+    "score_features",
     "score_images",
     "train_classifier",
 ]

@@ -15,7 +15,7 @@ from lipnb.evaluation.scores import (
     precision_recall,
 )
 
-__all__ = ["image_features", "score_images"]
+__all__ = ["image_features", "score_features", "score_images"]
 
 # Names that only Inception's features may carry, and the names of the same statistics on others.
 _NAMES = {
@@ -91,7 +91,7 @@ def score_images(
         uint8 images, shapes (n, c, s, s) and (m, c, s, s).
     extractor : FeatureExtractor
         Decides on which features, and how the scores are called: only those of Inception are
-        called ``inception_score``, ``fid`` and ``kid``.
+        called ``inception_score``, ``fid`` and ``kid``, with its variant at the end if it has one.
     reference_name : str
         Which images the reference is, and which split.
     splits, subsets, neighbours : int
@@ -125,7 +125,68 @@ def score_images(
     """
     x, _ = image_features(reference, extractor, batch=batch)
     y, logits = image_features(generated, extractor, batch=batch)
-    names, n = _NAMES[extractor.inception], len(generated)
+    return score_features(
+        x,
+        y,
+        logits,
+        extractor,
+        reference_name=reference_name,
+        splits=splits,
+        subsets=subsets,
+        neighbours=neighbours,
+        seed=seed,
+    )
+
+
+def score_features(
+    reference: Tensor,
+    generated: Tensor,
+    logits: Tensor,
+    extractor: FeatureExtractor,
+    *,
+    reference_name: str,
+    splits: int = 10,
+    subsets: int = 100,
+    neighbours: int = 3,
+    seed: int = 0,
+) -> tuple[dict[str, dict[str, Any]], dict[str, Any]]:
+    """Score generated images by features that are there already, as `score_images` does.
+
+    Parameters
+    ----------
+    reference, generated : Tensor
+        Features of `image_features`, shapes (n, d) and (m, d).
+    logits : Tensor
+        Of the generated images, shape (m, classes).
+    extractor : FeatureExtractor
+        What computed them.
+    reference_name, splits, subsets, neighbours, seed
+        As in `score_images`.
+
+    Returns
+    -------
+    metrics, protocol : dict
+        As of `score_images`.
+
+    Raises
+    ------
+    ValueError
+        If features have another form, or are too few.
+
+    Examples
+    --------
+    >>> from lipnb.evaluation import Classifier, classifier_extractor
+    >>> images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8)
+    >>> extractor = classifier_extractor(Classifier(1, 8, 10), "nothing")
+    >>> x, logits = image_features(images, extractor)
+    >>> metrics, _ = score_features(x, x, logits, extractor, reference_name="noise")
+    >>> metrics == score_images(images, images, extractor, reference_name="noise")[0]
+    True
+    """
+    x, y = reference, generated
+    ending = f"_{extractor.variant}" if extractor.variant else ""
+    names = {key: name + ending for key, name in _NAMES[extractor.inception].items()}
+    n = len(generated)
     value, spread = class_score(logits, splits=splits, seed=seed)
     kernel, kernel_spread = kernel_distance(x, y, subsets=subsets, seed=seed)
     precision, recall = precision_recall(x, y, neighbours=neighbours)

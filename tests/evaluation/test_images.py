@@ -20,6 +20,7 @@ from lipnb.evaluation import (
     classifier_extractor,
     image_features,
     inception_extractor,
+    resize_clean,
     score_images,
     train_classifier,
 )
@@ -192,8 +193,42 @@ def test_the_right_digest_lets_the_weights_be_loaded(
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         monkeypatch.setattr(extractor_module, "INCEPTION_SHA256", digest)
         found = inception_extractor(path)
+        torch.manual_seed(0)  # the same random weights again
+        clean = inception_extractor(path, resize="clean")
     images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     features, logits = image_features(images, found)
     assert found.inception
     assert found.sha256 == digest
     assert (features.shape, logits.shape) == ((2, 2048), (2, 1008))
+    # The clean variant is the same network behind another resizing, and puts the first one back.
+    assert (found.variant, clean.variant) == ("", "clean")
+    sharp, _ = image_features(images, clean)
+    assert (sharp - features).abs().max() > 1e-3 * features.abs().max()
+    assert torch.equal(image_features(images, found)[0], features)
+    flat = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
+    one, other = (image_features(flat, e)[0] for e in (found, clean))
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="resize must be 'tensorflow1' or 'clean'; got 'bicubic'"):
+        inception_extractor(path, resize="bicubic")
+
+
+@pytest.mark.parametrize("size", [7, 32, 50, 299])
+def test_clean_resizing_is_bicubic_without_aliasing_and_without_rounding(size: int) -> None:
+    g = torch.Generator().manual_seed(3)
+    x = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=g)
+    wanted = F.interpolate(x.float(), (size, size), mode="bicubic", antialias=True).clamp(0, 255)
+    found = resize_clean(x, size)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-2)
+    if size == 32:
+        assert torch.equal(found, x.float())
+    else:
+        assert (found - found.round()).abs().max() > 0.4
+        rough = F.interpolate(x.float(), (size, size), mode="bilinear")
+        assert (rough - wanted).abs().max() > 5
+
+
+def test_clean_scores_have_names_of_their_own(extractor: FeatureExtractor) -> None:
+    named = FeatureExtractor("inception, clean", "0" * 64, True, extractor.compute, "clean")
+    found = set(scores(OTHERS, named))
+    assert {"fid_clean", "kid_clean", "inception_score_clean"} < found
+    assert not {"fid", "kid", "inception_score"} & found
