@@ -11,6 +11,8 @@ from torch.nn.utils import parametrizations
 
 from lipnb.constraints import spectral_norm
 from lipnb.models import (
+    convolutional_wgan_critic,
+    convolutional_wgan_generator,
     lean,
     small_wgan_critic,
     small_wgan_generator,
@@ -38,7 +40,7 @@ def build_networks(
         Widths, initialisation, normalisation.
     shape : (int, int, int)
         Channels, height and width: (3, 32, 32) for the networks of WGAN-GP, (m, 8, 8) for the small
-        ones.
+        ones, (m, 32, 32) for the convolutional ones.
     seed : int
         Decides the weights, from 0 to 4095.
 
@@ -64,7 +66,15 @@ def build_networks(
     of_critic: dict[str, Any] = {"pooling": settings.pooling, "batch_norm": settings.batch_norm}
     widths = settings.channels, settings.generator_channels
     latent = settings.latent
-    if shape == (3, 32, 32):
+    if settings.network == "convolutional":
+        if shape[1:] != (32, 32):
+            raise ValueError(
+                f"images of convolutional networks must be (channels, 32, 32); got {tuple(shape)}"
+            )
+        common["image_channels"] = shape[0]
+        critic = convolutional_wgan_critic(widths[0], **common)
+        generator = convolutional_wgan_generator(widths[1], latent=latent, **common)
+    elif shape == (3, 32, 32):
         critic = wgan_critic(widths[0], dropout=settings.dropout, **common, **of_critic)
         generator = wgan_generator(widths[1], latent=latent, **common)
         if settings.objective in SECOND_ORDER and not settings.batch_norm:

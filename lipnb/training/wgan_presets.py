@@ -20,6 +20,7 @@ _CHOICES = {
     "spectral": ("kernel", "operator"),
     "initialization": ("xavier", "kaiming"),
     "pooling": ("mean", "sum"),
+    "network": ("residual", "convolutional"),
     "statistics": ("every_pass", "generator_step"),
     "sampling": ("batch", "running"),
     "optimizer": ("adam", "rmsprop"),
@@ -112,6 +113,10 @@ class WganSettings:
         Whether bytes b become (b + u) / 128 - 1 with u uniform on [0, 1); else b / 127.5 - 1.
     average : float
         Decay of the average of the generator's weights that samples are made with; 0 for none.
+    network : str
+        "residual" for the networks of WGAN-GP, or their small form for images of 8 x 8 pixels;
+        "convolutional" for a cheaper pair at 32 x 32, whose critic takes no batch normalisation, no
+        dropout, and has no pooling.
 
     Raises
     ------
@@ -170,6 +175,7 @@ class WganSettings:
     flip: bool = False
     dequantise: bool = True
     average: float = 0.0
+    network: str = "residual"
 
     def __post_init__(self) -> None:
         """Check every number and name."""
@@ -196,6 +202,8 @@ class WganSettings:
             low, high = self.domain
             wide = low <= -1 and high >= 1
             _require("domain", self.domain, "None or a box that holds [-1, 1]", wide)
+        if self.network == "convolutional" and (self.batch_norm or self.dropout):
+            raise ValueError("a convolutional critic takes no batch_norm and no dropout; got one")
         if self.optimizer == "rmsprop" and self.shared_counter:
             raise ValueError("shared_counter must be False for rmsprop, which has no counter")
         if self.shared_counter and self.generator_first:
