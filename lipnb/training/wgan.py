@@ -19,7 +19,6 @@ from lipnb.training.wgan_device import (
     float32_precision,
     many_compilations,
 )
-from lipnb.training.wgan_monitor import write_grid
 from lipnb.training.wgan_networks import WganRun
 from lipnb.training.wgan_presets import WganSettings
 from lipnb.training.wgan_trainer import Trainer
@@ -40,6 +39,7 @@ def train_wgan(
     sample_every: int = 1000,
     checkpoint_every: int = 1000,
     options: DeviceOptions | None = None,
+    tensorboard: bool = False,
     progress: bool = False,
 ) -> WganRun:
     r"""Train a generator against a critic.
@@ -72,6 +72,9 @@ def train_wgan(
         In iterations, at least 1. A checkpoint is written at the end too.
     options : DeviceOptions, optional
         Device and precision.
+    tensorboard : bool
+        Whether to write the log and the grids into `output/events` too, as TensorBoard reads them
+        (needs the package tensorboard).
     progress : bool
         Whether to show a progress bar, with rate and remaining time (needs tqdm).
 
@@ -128,16 +131,19 @@ def train_wgan(
     ):
         trainer = Trainer(settings, data, seed, options, device, log_every)
         folder = None if output is None else Path(output)
-        start = trainer.open(folder, resume)
-        with _bar(start, until, f"{settings.objective} seed {seed}", progress) as bar:
+        start = trainer.open(folder, resume, tensorboard)
+        with (
+            contextlib.closing(trainer),
+            _bar(start, until, f"{settings.objective} seed {seed}", progress) as bar,
+        ):
             for step in range(start, until):
                 trainer.run(step)
                 done = step + 1
                 over = time.perf_counter() - started > limit_seconds
                 if done % log_every == 0 or done == settings.iterations:
                     bar.set_postfix(trainer.log(done), refresh=False)
-                if folder is not None and done % sample_every == 0:
-                    write_grid(folder / f"samples-{done:06d}.png", trainer.result(done).sample(64))
+                if done % sample_every == 0:
+                    trainer.draw(done)
                 if done % checkpoint_every == 0 or done == until or over:
                     trainer.save(done)
                 bar.update()

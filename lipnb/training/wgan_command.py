@@ -98,6 +98,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("channels-last", "tf32", "bfloat16", "graph"):
         add(f"--{name}", action="store_true", help="see lipnb.training.wgan_device")
     add("--compiler", default="", help="backend of torch.compile, inductor for instance")
+    add("--tensorboard", action="store_true", help="write events into the output folder too")
     add("--quiet", action="store_true", help="no progress bar")
     given = parser.parse_args(argv)
     changes: dict[str, Any] = {name: _value(text) for name, text in given.changes}
@@ -125,9 +126,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             sample_every=given.sample_every,
             checkpoint_every=given.checkpoint_every,
             options=options,
+            tensorboard=given.tensorboard,
             progress=not given.quiet,
         )
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         parser.error(str(error))
     print(f"{run.step} of {settings.iterations} iterations, {run.seconds:.0f} s; {given.output}")
     return 0 if run.step == settings.iterations else 3

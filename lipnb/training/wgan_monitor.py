@@ -1,4 +1,7 @@
-"""Looking at a Wasserstein GAN in training: gradient norms, grids of samples, lines of numbers."""
+"""Looking at a Wasserstein GAN in training: gradient norms, grids of samples, lines of numbers.
+
+The numbers are JSON lines; `EventLog` writes them, and the grids, for TensorBoard too.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,14 @@ from torch import Tensor, nn
 
 from lipnb.training.wgan_checkpoint import write_atomically
 
-__all__ = ["gradient_norm_quantiles", "image_grid", "read_scalars", "write_grid", "write_scalars"]
+__all__ = [
+    "EventLog",
+    "gradient_norm_quantiles",
+    "image_grid",
+    "read_scalars",
+    "write_grid",
+    "write_scalars",
+]
 
 
 def gradient_norm_quantiles(
@@ -197,3 +207,65 @@ def read_scalars(path: Path | str) -> list[dict[str, Any]]:
         except ValueError as error:
             raise ValueError(f"{path}, line {number}: wanted JSON; {error}") from error
     return found
+
+
+class EventLog:
+    """Scalars and grids of one run as TensorBoard reads them.
+
+    Parameters
+    ----------
+    folder : path
+        Where the event files go.
+    step : int
+        Iterations done before; what an earlier process wrote beyond them is not shown.
+
+    Raises
+    ------
+    ImportError
+        If the package tensorboard is not there.
+
+    Examples
+    --------
+    >>> log = EventLog("run/events")  # doctest: +SKIP
+    >>> log.write(100, {"gap": 0.5})  # doctest: +SKIP
+    """
+
+    def __init__(self, folder: Path | str, step: int = 0) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError as error:
+            raise ImportError("events need the package tensorboard (extra gan)") from error
+        self.writer: Any = SummaryWriter(str(folder), purge_step=step + 1)
+
+    def write(self, step: int, line: Mapping[str, float]) -> None:
+        """Add the numbers of one line of the log.
+
+        Parameters
+        ----------
+        step : int
+            Iterations done.
+        line : mapping
+            Name to number; a number at the end of a name groups names.
+        """
+        for name, value in line.items():
+            stem, _, level = name.rpartition("_")
+            tag = f"{stem}/{level}" if level.replace(".", "").isdigit() else name
+            self.writer.add_scalar(tag, value, step)
+        self.writer.flush()
+
+    def write_images(self, step: int, images: Tensor) -> None:
+        """Add a grid of samples.
+
+        Parameters
+        ----------
+        step : int
+            Iterations done.
+        images : Tensor
+            uint8, shape (n, c, h, w).
+        """
+        self.writer.add_image("samples", image_grid(images), step)
+        self.writer.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self.writer.close()

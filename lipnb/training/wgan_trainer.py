@@ -16,7 +16,12 @@ from lipnb.data import ImageData
 from lipnb.training.wgan_batches import seeded_stream, to_floats
 from lipnb.training.wgan_checkpoint import read_checkpoint, write_atomically, write_checkpoint
 from lipnb.training.wgan_device import DeviceOptions, bfloat16_error
-from lipnb.training.wgan_monitor import gradient_norm_quantiles, write_scalars
+from lipnb.training.wgan_monitor import (
+    EventLog,
+    gradient_norm_quantiles,
+    write_grid,
+    write_scalars,
+)
 from lipnb.training.wgan_networks import WganRun
 from lipnb.training.wgan_presets import WganSettings
 from lipnb.training.wgan_steps import AlternatingSteps
@@ -56,6 +61,7 @@ class Trainer:
         self.step = self.window = 0
         self.history: list[dict[str, float]] = []
         self.folder: Path | None = None
+        self.events: EventLog | None = None
         self.earlier, self.started = 0.0, time.perf_counter()
         self.reals = self._fixed_images()
         if options.bfloat16:
@@ -106,7 +112,18 @@ class Trainer:
         self.window = 0
         if self.folder is not None:
             write_scalars(self.folder / "scalars.jsonl", self.history)
+        if self.events is not None:
+            self.events.write(step, line)
         return {name: round(line[name], 3) for name in ("gap", "violations") if name in line}
+
+    def draw(self, step: int) -> None:
+        """Write a grid of fixed z."""
+        if self.folder is None:
+            return
+        images = self.result(step).sample(64)
+        write_grid(self.folder / f"samples-{step:06d}.png", images)
+        if self.events is not None:
+            self.events.write_images(step, images)
 
     def result(self, step: int) -> WganRun:
         """Hand the networks over as they are."""
@@ -157,11 +174,12 @@ class Trainer:
             + f"; last good checkpoint: {saved}"
         )
 
-    def open(self, folder: Path | None, resume: bool) -> int:
+    def open(self, folder: Path | None, resume: bool, tensorboard: bool) -> int:
         """Take up the run in a folder, or begin one; return the iterations done."""
         if folder is None:
-            if resume:
-                raise ValueError("resume needs an output folder; got none")
+            if resume or tensorboard:
+                what = "resume" if resume else "tensorboard"
+                raise ValueError(f"{what} needs an output folder; got none")
             return 0
         self.folder, path = folder, folder / "checkpoint.pt"
         if path.exists() and not resume:
@@ -171,7 +189,14 @@ class Trainer:
         text = json.dumps(self.run_name, indent=2) + "\n"
         write_atomically(folder / "settings.json", text.encode())
         write_scalars(folder / "scalars.jsonl", self.history)
+        if tensorboard:
+            self.events = EventLog(folder / "events", self.step)
         return self.step
+
+    def close(self) -> None:
+        """Close what is open."""
+        if self.events is not None:
+            self.events.close()
 
     def save(self, step: int) -> None:
         """Write a checkpoint of a state whose losses were finite."""

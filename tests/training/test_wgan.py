@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from lipnb.training.wgan import train_wgan
 from lipnb.training.wgan_batches import ImageStream, seeded_stream
 from lipnb.training.wgan_command import main
 from lipnb.training.wgan_device import DeviceOptions
-from lipnb.training.wgan_monitor import read_scalars
+from lipnb.training.wgan_monitor import EventLog, read_scalars
 from lipnb.training.wgan_networks import WganRun, build_networks
 from lipnb.training.wgan_presets import METHODS, WganSettings, method_settings
 from lipnb.training.wgan_steps import AlternatingSteps, learning_rates
@@ -375,3 +376,31 @@ def test_images_of_32_pixels_train_the_networks_of_wgan_gp(method: str) -> None:
     # Methods that differentiate gradients do so with lean layers, which have the same weights.
     lean = [m for m in run.critic.modules() if type(m).__name__ == "LeanReLU"]
     assert bool(lean) == (method in ("gp", "ct"))
+
+
+def test_tensorboard_shows_the_log_and_what_a_resumed_run_did_again_only_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    settings = method_settings("standard", "alp", **TINY)
+    options: dict[str, Any] = {"log_every": 1, "sample_every": 2, "checkpoint_every": 2}
+    options |= {"output": tmp_path, "tensorboard": True, "resume": True}
+    train_wgan(settings, DIGITS, until=3, **options)
+    # A checkpoint of an earlier iteration is what a run that was killed leaves.
+    kept = (tmp_path / "checkpoint.pt").read_bytes()
+    train_wgan(settings, DIGITS, until=4, **options)
+    (tmp_path / "checkpoint.pt").write_bytes(kept)
+    run = train_wgan(settings, DIGITS, until=4, **options)
+    found = EventAccumulator(str(tmp_path / "events"))
+    found.Reload()
+    for name in ("gap", "gradient_norm_real/0.5", "violations"):
+        wanted = [line[name.replace("/", "_")] for line in run.history]
+        assert [event.step for event in found.Scalars(name)] == [1, 2, 3, 4]
+        assert [event.value for event in found.Scalars(name)] == pytest.approx(wanted, rel=1e-6)
+    assert [image.step for image in found.Images("samples")] == [2, 4]
+    with pytest.raises(ValueError, match="tensorboard needs an output folder; got none"):
+        train_wgan(settings, DIGITS, tensorboard=True)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match="events need the package tensorboard"):
+        EventLog(tmp_path)
