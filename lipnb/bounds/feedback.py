@@ -12,7 +12,7 @@ from torch import nn
 from lipnb.bounds.chain import slope_range
 from lipnb.bounds.network import Affine, input_dimension, read_layers
 from lipnb.bounds.result import Box
-from lipnb.bounds.slopes import slopes_on_box
+from lipnb.bounds.slopes import check_pairs, slopes_on_box
 from lipnb.models.groupsort import GroupSort
 
 __all__ = ["Feedback", "pruned", "read_feedback"]
@@ -178,10 +178,7 @@ def _scaled(weight: Array) -> tuple[Array, int]:
 
 def _pairs(layer: GroupSort, rows: Array) -> tuple[Array, Array, Array]:
     """Return the differences that GroupSort of pairs gates."""
-    if (layer.group_size or len(rows)) != 2:
-        raise TypeError(f"layers of GroupSort must have groups of two; got {layer}")
-    if len(rows) % 2:
-        raise ValueError(f"GroupSort of pairs needs an even number of channels; got {len(rows)}")
+    check_pairs(layer, len(rows))
     z = rows[0::2] - rows[1::2]
     return z, np.zeros(len(z)), np.ones(len(z))
 

@@ -11,10 +11,18 @@ from lipnb.bounds.network import Affine
 from lipnb.bounds.result import Box
 from lipnb.models.groupsort import GroupSort
 
-__all__ = ["slopes_on_box"]
+__all__ = ["check_pairs", "slopes_on_box"]
 
 Array = NDArray[np.float64]
 SLACK = 1e-12  # relative; intervals are widened by it against rounding
+
+
+def check_pairs(layer: GroupSort, width: int) -> None:
+    """Refuse GroupSort unless it sorts pairs, of which the width holds a whole number."""
+    if (layer.group_size or width) != 2:
+        raise TypeError(f"layers of GroupSort must have groups of two; got {layer}")
+    if width % 2:
+        raise ValueError(f"GroupSort of pairs needs an even number of channels; got {width}")
 
 
 def slopes_on_box(layers: list[Affine | nn.Module], box: Box) -> list[tuple[Array, Array]]:
@@ -37,6 +45,13 @@ def slopes_on_box(layers: list[Affine | nn.Module], box: Box) -> list[tuple[Arra
         Shape (n_l,) each; for `GroupSort` of pairs one entry per pair, of the slope of
         max(a - b, 0). Equal where the slope is known.
 
+    Raises
+    ------
+    TypeError
+        If `GroupSort` has groups of another size.
+    ValueError
+        If `GroupSort` has a channel without a partner.
+
     Examples
     --------
     >>> layer = Affine(torch.tensor([[1.0], [1.0]]).double(), torch.tensor([0.0, -5.0]).double())
@@ -58,6 +73,7 @@ def slopes_on_box(layers: list[Affine | nn.Module], box: Box) -> list[tuple[Arra
             low, high = low - slack, high + slack
             continue
         if isinstance(layer, GroupSort):
+            check_pairs(layer, len(low))
             a = slice(0, None, 2)
             b = slice(1, None, 2)
             l_z, u_z = _meet(

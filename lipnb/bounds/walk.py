@@ -26,6 +26,7 @@ __all__ = ["WitnessedBound", "walk_bound"]
 Layers = list[Affine | nn.Module]
 WALKERS = 32
 SCALES = (1e-2, 2.0)  # of a step, relative to the spread of the points
+LARGEST = 1e150  # of a coordinate of a box: squares stay finite
 KEPT = 64  # end points whose slopes are checked for kinks
 
 
@@ -114,6 +115,8 @@ def walk_bound(
     layers = read_layers(network)
     dimension = input_dimension(layers)
     box = read_box(domain, dimension)
+    if box is not None and max(abs(side) for sides in box for side in sides) > LARGEST:
+        raise ValueError(f"domain must lie within +-{LARGEST:g}, or distances overflow; got {box}")
     generator = torch.Generator().manual_seed(0) if generator is None else generator
     x = _draw(WALKERS, dimension, box, generator)
     spread = _spread(layers, box)
@@ -221,13 +224,17 @@ def _witness(
     pairs = []
     for x, jacobian in zip(points[:8], _jacobian(layers, points[:8]), strict=True):
         direction = steepest_direction(jacobian, norm)
+        if box is None:
+            longest, low, high = torch.maximum(spread.max(), x.abs().max()) / 2, x, x
+        else:
+            low, high = (torch.tensor(side, dtype=torch.float64) for side in box)
+            # As far as the box is wide in this direction, however far from 0 it lies.
+            longest = ((high - low) / 2 / direction.abs()).min()
+            pairs.append(torch.stack([low, high]))  # differ whatever is rounded
         for exponent in range(24):
-            half = torch.maximum(spread.max(), x.abs().max()) * 2.0**-exponent * direction / 2
+            half = longest * 2.0**-exponent * direction
             centre = x
             if box is not None:
-                low, high = (torch.tensor(side, dtype=torch.float64) for side in box)
-                if (half.abs() > (high - low) / 2).any():
-                    continue
                 centre = torch.minimum(torch.maximum(x, low + half.abs()), high - half.abs())
             pairs.append(torch.stack([_into(centre - half, box), _into(centre + half, box)]))
     both = torch.stack(pairs)

@@ -115,3 +115,13 @@ def test_bad_arguments_are_refused() -> None:
         lipschitz_bracket(network, norm=3)
     with pytest.raises(TypeError, match="got Hardtanh"):
         lipschitz_bracket(mlp([2, 3, 1], nn.Hardtanh))
+
+
+@pytest.mark.parametrize("size", [3, None])
+@pytest.mark.parametrize("norm", NORMS)
+def test_sorting_of_larger_groups_on_a_box(size: int | None, norm: float) -> None:
+    network = random_network(1, [3, 6, 6, 1], lambda: GroupSort(size))
+    lower, upper = lipschitz_bracket(network, norm=norm, domain=(-1, 1), seconds=0.1)
+    assert 0 < lower.value <= upper.value <= product_bound(network, norm=norm).value
+    with pytest.raises(TypeError, match="groups of two"):
+        lipsdp(network, domain=(-1, 1))

@@ -128,3 +128,22 @@ def test_bad_arguments_are_refused() -> None:
         walk_bound(network, norm=3)
     with pytest.raises(TypeError, match="got Hardtanh"):
         walk_bound(mlp([2, 3, 1], nn.Hardtanh))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("start", [0.0, 1e6, 1e12, -3e15])
+def test_the_witness_lies_in_a_box_however_far_that_is_from_zero(norm: float, start: float) -> None:
+    network = mlp([2, 5, 1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    low, high = start, start + max(1e-3, 4 * math.ulp(start))
+    bound = walk_bound(network, norm=norm, domain=(low, high), steps=5)
+    for point in (bound.x, bound.y):
+        assert all(low <= coordinate <= high for coordinate in point)
+    assert bound.x != bound.y
+    assert 0 < bound.value <= product_bound(network, norm=norm).value
+    x, y = (torch.tensor([point], dtype=torch.float64) for point in (bound.x, bound.y))
+    assert bound.quotient == pair_quotients(network, x, y, norm=norm).item()
+
+
+def test_boxes_whose_distances_overflow_are_refused() -> None:
+    with pytest.raises(ValueError, match="domain must lie within"):
+        walk_bound(mlp([2, 3, 1]), domain=(-1e300, 1e300))
