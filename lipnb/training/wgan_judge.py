@@ -29,7 +29,7 @@ TRANSPORT = 1000  # most images in an exact Wasserstein distance
 # How the classifier is trained, by the side of the images.
 CLASSIFIERS: dict[int, dict[str, int]] = {
     8: {"width": 16, "epochs": 20},
-    32: {"width": 16, "epochs": 4, "shift": 2},
+    32: {"width": 16, "epochs": 2, "shift": 2},
 }
 # Lossy copies go by a name of their own.
 _NAMES = {"cifar10_jpeg": "CIFAR-10 (JPEG copies)"}
@@ -63,7 +63,7 @@ def study_images(source: str, samples: int | None = None) -> StudyImages:
         folders `train` and `test`, each with one folder a class. "cifar10:PATH": PATH holds
         `cifar-10-batches-py`. In these two the test images are halved at random.
     samples : int, optional
-        Images in each part that is held out; by default as many as there are.
+        Images in each part that is held out; by default half of the rest, at most 2000.
 
     Returns
     -------
@@ -94,7 +94,7 @@ def study_images(source: str, samples: int | None = None) -> StudyImages:
     else:
         raise ValueError(f"data must be digits, folder:PATH or cifar10:PATH; got {source!r}")
     half = len(held_out) // 2
-    samples = half if samples is None else samples
+    samples = min(half, 2000) if samples is None else samples
     if not 2 <= samples <= half:
         raise ValueError(f"samples must be from 2 to {half}, half of the rest; got {samples}")
     order = _order(len(held_out))

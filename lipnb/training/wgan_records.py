@@ -57,7 +57,7 @@ def write_run(
     parameters |= {f"score.{name}": value for name, value in judge.protocol.items()}
     parameters["score.best_of"] = len(result.scores)
     options = plan.options
-    for name in ("tf32", "bfloat16", "channels_last", "graph"):
+    for name in ("tf32", "bfloat16", "channels_last", "graph", "compiler"):
         parameters[name] = getattr(options, name)
     record = make_record(
         experiment=experiment,

@@ -85,7 +85,8 @@ def study_wgan(
     code : mapping, optional
         A `lipnb.records.snapshot` taken before; needed with a folder.
     samples : int, optional
-        Images in each score, generated, reference and calibration; see `study_images`.
+        Images in each score, generated, reference and calibration; by default those of
+        `study_images`, with Inception 5000.
     score_every, log_every : int, optional
         Iterations between scores, and between lines of the history; by default a tenth and a
         twentieth of the run.
@@ -154,6 +155,8 @@ def study_wgan(
         wanted = [job for job in wanted if not (there / f"{job[0]}-seed{job[1]}.json").is_file()]
     if not wanted:
         return {}
+    if samples is None and inception is not None:
+        samples = 5000
     parts = study_images(data, samples) if isinstance(data, str) else data
     options = options or DeviceOptions()
     judge = make_judge(
