@@ -31,7 +31,7 @@ def main(folder: str, experiment: str, parameters: str) -> None:
     parts = (
         study_images(data)
         if data == "digits"
-        else StudyImages(*map(noise, (200, 50, 50), range(3)))
+        else StudyImages(*map(noise, (400, 50, 50), range(3)))
     )
     torch.set_num_threads(1)
     code = snapshot([lipnb.training.wgan_study])
