@@ -13,16 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lipnb.bounds._arguments import check_positive, read_wide_box
+from lipnb.bounds._arguments import check_positive, read_scaled
 from lipnb.bounds.cells import box_sides
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
-from lipnb.bounds.network import MARGIN, check_norm
+from lipnb.bounds.network import check_norm
 from lipnb.bounds.polyhedra import inner_balls, inner_radius
 from lipnb.bounds.result import Box
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.unit_intervals import simplify, slope_bound, slope_intervals
-from lipnb.bounds.units import Units, affine_pieces, read_units, settle
+from lipnb.bounds.units import Units, affine_pieces, settle
 from lipnb.bounds.units_sdp import units_sdp
 
 __all__ = ["branch_and_bound"]
@@ -37,7 +37,7 @@ def branch_and_bound(
     domain: tuple[Any, Any] | None = None,
     seconds: float = 60.0,
     tolerance: float = 1e-6,
-    margin: float = MARGIN,
+    margin: float | None = None,
 ) -> SearchBound:
     r"""Compute the Lipschitz constant by splitting the domain at units of unknown sign.
 
@@ -65,8 +65,9 @@ def branch_and_bound(
         Wall-clock time after which to stop.
     tolerance : float
         Relative distance between lower and upper bound at which the value counts as exact.
-    margin : float
-        Regions in which no ball of this radius fits are kinks, as in `enumerate_regions`.
+    margin : float, optional
+        Regions in which no ball of this radius fits are kinks. In units of the input; by default
+        1e-9, or 1e-9 of the distance between kinks where that is below 1e-3 or above 1e3.
 
     Returns
     -------
@@ -100,20 +101,19 @@ def branch_and_bound(
     start = perf_counter()
     check_norm(norm)
     check_positive(seconds=seconds, tolerance=tolerance)
-    units = read_units(network)
-    box = read_wide_box(domain, units.inputs.shape[1], margin)
+    units, small, box, margin, unit = read_scaled(network, domain, margin)
     sampled = sampled_bound(network, norm=norm, domain=domain).value
-    search = _Search(box, norm, margin, sampled)
-    root = _root(units, box, product_bound(network, norm=norm).value)
+    search = _Search(small, norm, margin, unit * sampled)
+    root = _root(units, small, unit * product_bound(network, norm=norm).value)
     reason = search.run(root, start + seconds, tolerance)
     spent = perf_counter() - start
     counts = f"{search.nodes} nodes"
     if reason is None:
-        status, value = f"{counts}, margin {margin:g}", search.best
+        status, value = f"{counts}, margin {margin * unit:g}", search.best / unit
         return SearchBound(value, "exact", norm, box, spent, status, value)
-    status = f"{reason}: at least {search.best:.6g}, {counts}"
-    top = max(search.upper, search.best)
-    return SearchBound(top, "upper", norm, box, spent, status, search.best)
+    best, top = search.best / unit, max(search.upper, search.best) / unit
+    status = f"{reason}: at least {best:.6g}, {counts}"
+    return SearchBound(top, "upper", norm, box, spent, status, best)
 
 
 @dataclass(frozen=True, eq=False)

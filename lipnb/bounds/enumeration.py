@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from lipnb.bounds._arguments import read_scaled
 from lipnb.bounds.network import (
-    MARGIN,
     Affine,
     check_norm,
     input_dimension,
@@ -60,7 +60,7 @@ def linear_regions(
     network: nn.Sequential,
     *,
     domain: tuple[Any, Any] | None = None,
-    margin: float = MARGIN,
+    margin: float | None = None,
     max_units: int = MAX_UNITS,
 ) -> list[Region]:
     r"""List the linear regions of a ReLU network that have an interior.
@@ -80,8 +80,9 @@ def linear_regions(
         Linear layers (batch normalisation in evaluation mode included) and `ReLU`.
     domain : (low, high), optional
         Only regions that meet the interior of this box; everywhere by default.
-    margin : float
-        In units of the input. Regions thinner than twice this are passed over.
+    margin : float, optional
+        Regions in which no ball of this radius fits are passed over. In units of the input; by
+        default 1e-9, or 1e-9 of the distance between kinks where that is below 1e-3 or above 1e3.
     max_units : int
         Refuse networks with more hidden units than this.
 
@@ -112,10 +113,9 @@ def linear_regions(
     layers = read_layers(network)
     dimension = input_dimension(layers)
     box = read_box(domain, dimension)
-    if not 0 < margin < 1:
-        raise ValueError(f"margin must lie strictly between 0 and 1; got {margin}")
     _refuse_large(layers, dimension, max_units)
-    regions = [_root(dimension, box, margin)]
+    _, small, _, margin, length = read_scaled(network, domain, margin)
+    regions = [_root(dimension, small, length)]
     for layer in layers:
         if isinstance(layer, Affine):
             regions = [_map(r, layer) for r in regions]
@@ -125,7 +125,7 @@ def linear_regions(
             regions = [_switch(r) for r in regions]
         if not regions:
             raise ValueError(f"domain {box} holds no region wider than twice the margin {margin:g}")
-    return regions
+    return [_measured(r, length) for r in regions]
 
 
 def enumerate_regions(
@@ -133,7 +133,7 @@ def enumerate_regions(
     *,
     norm: float = 2,
     domain: tuple[Any, Any] | None = None,
-    margin: float = MARGIN,
+    margin: float | None = None,
     max_units: int = MAX_UNITS,
 ) -> Bound:
     r"""Compute the Lipschitz constant of a small ReLU network exactly.
@@ -188,9 +188,10 @@ def enumerate_regions(
     start = perf_counter()
     check_norm(norm)
     regions = linear_regions(network, domain=domain, margin=margin, max_units=max_units)
+    *_, small, length = read_scaled(network, domain, margin)
     value = operator_norm(torch.from_numpy(np.stack([r.weight for r in regions])), norm).max()
     box = read_box(domain, regions[0].point.size)
-    status = f"{len(regions)} full-dimensional regions, margin {margin:g}"
+    status = f"{len(regions)} full-dimensional regions, margin {small * length:g}"
     return Bound(value.item(), "exact", norm, box, perf_counter() - start, status)
 
 
@@ -217,17 +218,31 @@ def _refuse_large(layers: list[Affine | nn.Module], dimension: int, max_units: i
         )
 
 
-def _root(dimension: int, box: Box | None, margin: float) -> Region:
-    """Return the whole domain as one region, on which the empty network is the identity."""
+def _root(dimension: int, box: Box | None, unit: float) -> Region:
+    """Return the whole domain as one region, on which the empty network is the identity.
+
+    The region lies in a space with another unit of length; the map is one of the input.
+    """
     eye, zero = np.eye(dimension), np.zeros(dimension)
     if box is None:
-        return Region((), eye, zero, zero, 1.0, np.empty((0, dimension)), np.empty(0))
+        return Region((), unit * eye, zero, zero, 1.0, np.empty((0, dimension)), np.empty(0))
     low, high = np.array(box[0]), np.array(box[1])
     radius = min(1.0, float((high - low).min()) / 2)
-    if radius <= margin:
-        raise ValueError(f"domain must be wider than twice the margin {margin:g}; got {box}")
     normals, offsets = np.vstack([eye, -eye]), np.concatenate([-low, high])
-    return Region((), eye, zero, (low + high) / 2, radius, normals, offsets)
+    return Region((), unit * eye, zero, (low + high) / 2, radius, normals, offsets)
+
+
+def _measured(region: Region, unit: float) -> Region:
+    """Return a region of the space with another unit in that of the input."""
+    if unit == 1:
+        return region
+    return replace(
+        region,
+        weight=region.weight / unit,
+        point=region.point * unit,
+        margin=region.margin * unit,
+        offsets=region.offsets * unit,
+    )
 
 
 def _map(region: Region, layer: Affine) -> Region:

@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from lipnb.bounds._arguments import check_positive, read_wide_box
+from lipnb.bounds._arguments import check_positive, read_scaled
 from lipnb.bounds.cells import conflict
 from lipnb.bounds.forward_model import ForwardModel, forward_model
 from lipnb.bounds.highs import TOLERANCE, maximise
 from lipnb.bounds.layerwise import product_bound
 from lipnb.bounds.lower import sampled_bound
-from lipnb.bounds.network import MARGIN, check_norm
+from lipnb.bounds.network import check_norm
 from lipnb.bounds.result import Box
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.unit_intervals import simplify, slope_bound, slope_intervals
-from lipnb.bounds.units import Units, affine_pieces, read_units
+from lipnb.bounds.units import Units, affine_pieces
 
 __all__ = ["lipmip"]
 
@@ -36,7 +36,7 @@ def lipmip(
     domain: tuple[Any, Any] | None = None,
     seconds: float = 60.0,
     tolerance: float = 1e-6,
-    margin: float = MARGIN,
+    margin: float | None = None,
 ) -> SearchBound:
     r"""Compute the Lipschitz constant by mixed-integer linear programming.
 
@@ -66,8 +66,9 @@ def lipmip(
         Wall-clock time after which to stop.
     tolerance : float
         Relative distance between lower and upper bound at which the value counts as exact.
-    margin : float
-        Cells in which no ball of this radius fits are kinks, as in `enumerate_regions`.
+    margin : float, optional
+        Cells in which no ball of this radius fits are kinks. In units of the input; by default
+        1e-9, or 1e-9 of the distance between kinks where that is below 1e-3 or above 1e3.
 
     Returns
     -------
@@ -101,28 +102,28 @@ def lipmip(
     start = perf_counter()
     check_norm(norm)
     check_positive(seconds=seconds, tolerance=tolerance)
-    units = read_units(network)
+    units, small, box, margin, unit = read_scaled(network, domain, margin)
     if norm == 2 and len(units.out_biases) > 1:
         raise ValueError(
             f"network must have one output for norm 2; got {len(units.out_biases)}; "
             "branch_and_bound takes more"
         )
-    box = read_wide_box(domain, units.inputs.shape[1], margin)
-    units = simplify(units, box)
-    sampled = sampled_bound(network, norm=norm, domain=domain).value
-    upper = product_bound(network, norm=norm).value
-    search = _Search(units, box, norm, margin, sampled, upper)
+    units = simplify(units, small)
+    sampled = unit * sampled_bound(network, norm=norm, domain=domain).value
+    upper = unit * product_bound(network, norm=norm).value
+    search = _Search(units, small, norm, margin, sampled, upper)
     reason = search.run(start + seconds, tolerance)
     spent = perf_counter() - start
     counts = f"{len(units.biases)} units of unknown sign, {search.programs} programs"
     counts += f", {search.kinks} kinks cut off" if search.kinks else ""
     if reason is None:
-        status, value = f"{counts}, margin {margin:g}", search.best
+        status, value = f"{counts}, margin {margin * unit:g}", search.best / unit
         return SearchBound(value, "exact", norm, box, spent, status, value)
-    status = f"{reason}: at least {search.best:.6g}, {counts}"
+    best = search.best / unit
+    status = f"{reason}: at least {best:.6g}, {counts}"
     # The tolerances of HiGHS may have cost the bound a little.
-    top = max(search.upper * (1 + TOLERANCE), search.best)
-    return SearchBound(top, "upper", norm, box, spent, status, search.best)
+    top = max(search.upper * (1 + TOLERANCE) / unit, best)
+    return SearchBound(top, "upper", norm, box, spent, status, best)
 
 
 @dataclass

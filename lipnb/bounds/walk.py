@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from lipnb.bounds.length_unit import power_of_two, scaled_box
 from lipnb.bounds.lower import _draw, _jacobian, pair_quotients, sampled_bound
 from lipnb.bounds.network import (
     Affine,
@@ -143,7 +144,7 @@ def walk_bound(
             heights.append(new[better])
     order = torch.cat(heights).argsort(descending=True)[:KEPT]
     points = torch.cat(visited)[order]
-    bound = sampled_bound(network, norm=norm, domain=domain, points=points)
+    bound = _largest(network, points, norm, box, power_of_two(float(spread.min())))
     pair, quotient = _witness(layers, points, norm, spread, box)
     return WitnessedBound(
         bound.value,
@@ -156,6 +157,20 @@ def walk_bound(
         tuple(pair[1].tolist()),
         quotient,
     )
+
+
+def _largest(
+    network: nn.Sequential, points: Tensor, norm: float, box: Box | None, unit: float
+) -> Bound:
+    """Return the largest slope at points; what is near a kink is measured in a unit of length."""
+    if unit == 1:
+        return sampled_bound(network, norm=norm, domain=box, points=points)
+    into = nn.Linear(points.shape[1], points.shape[1], bias=False, dtype=torch.float64)
+    into.weight.data = unit * torch.eye(points.shape[1], dtype=torch.float64)
+    bound = sampled_bound(
+        nn.Sequential(into, network), norm=norm, domain=scaled_box(box, unit), points=points / unit
+    )
+    return replace(bound, value=bound.value / unit)
 
 
 def steepest_direction(jacobian: Tensor, norm: float = 2) -> Tensor:

@@ -286,7 +286,7 @@ def test_bad_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match="must"):
             branch_and_bound(network, **change)
     with pytest.raises(ValueError, match="wider than twice the margin"):
-        branch_and_bound(network, domain=(0, 1e-9))
+        branch_and_bound(network, domain=(0, 1e-9), margin=1e-9)
     with pytest.raises(TypeError, match="got Tanh"):
         branch_and_bound(mlp([2, 3, 1], nn.Tanh))
 

@@ -258,4 +258,4 @@ def test_other_layers_and_bad_arguments_are_refused() -> None:
         with pytest.raises(ValueError, match="must"):
             enumerate_regions(mlp([2, 3, 1]), **change)
     with pytest.raises(ValueError, match="wider than twice the margin"):
-        enumerate_regions(mlp([2, 3, 1]), domain=(0, 1e-9))
+        enumerate_regions(mlp([2, 3, 1]), domain=(0, 1e-9), margin=1e-9)

@@ -349,6 +349,6 @@ def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="one output for norm 2; got 2"):
         lipmip(mlp([2, 3, 2]), norm=2)
     with pytest.raises(ValueError, match="wider than twice the margin"):
-        lipmip(network, domain=(0, 1e-9))
+        lipmip(network, domain=(0, 1e-9), margin=1e-9)
     with pytest.raises(TypeError, match="got Tanh"):
         lipmip(mlp([2, 3, 1], nn.Tanh))
