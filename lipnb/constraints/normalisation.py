@@ -89,7 +89,7 @@ def spectral_norm(
         this size only, and is the tighter the smaller the images; without it, for every size. Not
         used by dense layers.
     generator : torch.Generator, optional
-        Source of the first vector, on the CPU.
+        Source of the first vector, on the CPU; torch's global one by default.
 
     Returns
     -------

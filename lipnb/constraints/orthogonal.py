@@ -47,7 +47,8 @@ def orthogonal(
         orthogonal matrices, the reflections, is out of reach. "bjorck" iterates matrix products
         until rounding stops them, at several times the cost, and reaches both.
     generator : torch.Generator, optional
-        Source of the first kernel of a convolution, on the CPU. Dense layers draw nothing.
+        Source of the first kernel of a convolution, on the CPU; torch's global one by default.
+        Dense layers draw nothing.
 
     Returns
     -------
@@ -70,8 +71,10 @@ def orthogonal(
     Notes
     -----
     The weight is orthogonal to about 1e-6 in float32 and 1e-14 in float64, in training and in
-    evaluation alike, however far it has been trained. Weight decay pulls the weight back to where
-    it started ("cayley") or leaves it where it is ("bjorck", which forgets the scale).
+    evaluation alike, however far it has been trained. A network that is moved to half precision
+    afterwards has weights that are orthogonal up to its rounding. Weight decay pulls the weight
+    back to where it started ("cayley") or leaves it where it is ("bjorck", which forgets the
+    scale).
 
     Not every orthogonal convolution is reached. Those composed of shifts fall apart into families
     by the number of channels that move, and no training leads from one to another. Half of them,

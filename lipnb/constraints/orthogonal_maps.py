@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnb.constraints._precision import without_autocast
+from lipnb.distances import at_least_float32
 
 __all__ = ["BjorckMap", "CayleyMap", "bjorck", "cayley", "nearest_orthogonal"]
 
@@ -180,9 +181,10 @@ class CayleyMap(nn.Module):
 
     def forward(self, free: Tensor) -> Tensor:
         """Return the orthogonal matrix."""
+        wide, base = at_least_float32(free), at_least_float32(self.base)
         if free.shape[-2] < free.shape[-1]:
-            return cayley(free.mT, self.base.mT).mT
-        return cayley(free, self.base)
+            return cayley(wide.mT, base.mT).mT.to(free.dtype)
+        return cayley(wide, base).to(free.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Move the base point to a new weight, whose free parameter is 0."""
@@ -199,7 +201,10 @@ class BjorckMap(nn.Module):
 
     def forward(self, free: Tensor) -> Tensor:
         """Return the orthogonal matrix."""
-        return bjorck(free.mT).mT if free.shape[-2] < free.shape[-1] else bjorck(free)
+        wide = at_least_float32(free)
+        if free.shape[-2] < free.shape[-1]:
+            return bjorck(wide.mT).mT.to(free.dtype)
+        return bjorck(wide).to(free.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Return the weight."""

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from lipnb.constraints._precision import without_autocast
+from lipnb.distances import at_least_float32
+
 __all__ = ["power_iteration", "spectral_norm"]
 
 
@@ -77,12 +80,17 @@ class _SpectralNorm(nn.Module):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the normalised weight."""
-        if self.training:
-            sigma, u = power_iteration(weight, self.u.clone(), steps=self.steps)
-            self.u.copy_(u)
-        else:
-            sigma = torch.linalg.matrix_norm(weight, 2)
-        return weight / sigma.clamp_min(torch.finfo(weight.dtype).tiny)
+        sigma = self._norm(at_least_float32(weight))
+        return weight / sigma.clamp_min(torch.finfo(sigma.dtype).tiny)
+
+    @without_autocast
+    def _norm(self, weight: Tensor) -> Tensor:
+        """Return the norm, in float32 or wider: for half precision has no singular values."""
+        if not self.training:
+            return torch.linalg.matrix_norm(weight, 2)
+        sigma, u = power_iteration(weight, self.u.to(weight.dtype, copy=True), steps=self.steps)
+        self.u.copy_(u)
+        return sigma
 
 
 def spectral_norm(
@@ -102,7 +110,7 @@ def spectral_norm(
     steps : int
         Power iterations per evaluation in training mode.
     generator : torch.Generator, optional
-        Source of the first vector, on the CPU.
+        Source of the first vector, on the CPU; torch's global one by default.
 
     Returns
     -------

@@ -90,8 +90,8 @@ def adversarial_lipschitz_penalty(
 
     With xi = 0 and f(x) computed from an x that requires a gradient (or left to this function), a
     single backward pass through the graph of f(x) gives the direction, and no other forward pass
-    than those of f(x) and f(x + r_adv) is made. That graph is kept, to which a compiled network
-    may object; torch's message on donated buffers then names the switch.
+    than those of f(x) and f(x + r_adv) is made. That graph is kept. A network compiled by torch's
+    default backend refuses this, and the direction then costs two passes of its own.
 
     In training mode torch's spectral normalisation changes its estimate with every pass, and a
     given output was computed with another one than f(x + r_adv) will be; leave the output out, or

@@ -15,6 +15,7 @@ from lipnb.regularizers.penalty import (
     excess_penalty,
     require_batch,
     require_finite,
+    require_numbers,
     require_output,
 )
 
@@ -130,11 +131,7 @@ def gradient_norms(
         gradient = input_gradient(y, x, create_graph=True)
         # In half precision the squares of a gradient overflow long before the gradient does.
         slopes = (dual_norm or _euclidean_norm)(at_least_float32(gradient))
-    if slopes.shape != x.shape[:1]:
-        raise ValueError(
-            f"dual_norm must return one number per sample, shape ({x.shape[0]},);"
-            f" got {tuple(slopes.shape)}"
-        )
+    require_numbers(slopes, x.shape[0], "dual_norm")
     require_finite(slopes, "the gradient norm of f")
     return slopes
 

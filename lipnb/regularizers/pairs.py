@@ -15,6 +15,7 @@ from lipnb.regularizers.penalty import (
     readable,
     require_batch,
     require_finite,
+    require_numbers,
     require_rows,
 )
 
@@ -47,6 +48,7 @@ def lipschitz_penalty(
         statistics, power-iteration vectors) are left as they were.
     x, y : Tensor
         The pairs, both of shape (n, ...): partners of a real and a fake batch, or `random_pairs`.
+        They are not differentiated: a generator that made one of them gets no gradient.
     output : Tensor, optional
         f(x), if the caller has it already; with its graph, or detached to keep it fixed. Leave it
         out if f is random (dropout): both passes then use the same random numbers.
@@ -55,7 +57,7 @@ def lipschitz_penalty(
     one_sided : bool
         Whether slopes below K are free.
     output_distance, input_distance : callable, optional
-        d_Y and d_X, one number per sample; by default Euclidean.
+        d_Y and d_X, of two batches (n, ...) to one number per sample, (n,); by default Euclidean.
     reduction : {"mean_square", "mean", "mean_both"}
         Which function of the excess is averaged.
     generator : torch.Generator, optional
@@ -71,8 +73,8 @@ def lipschitz_penalty(
     Raises
     ------
     ValueError
-        If shapes differ, a value, an output or a slope is not finite, or K or the reduction is
-        unusable.
+        If shapes differ, a value, an output or a slope is not finite, a distance does not have
+        shape (n,), or K or the reduction is unusable.
     TypeError
         If x or y is not a floating-point tensor.
 
@@ -91,6 +93,7 @@ def lipschitz_penalty(
     require_batch(y, "y")
     if x.shape != y.shape:
         raise ValueError(f"x and y must have one shape; got {tuple(x.shape)} and {tuple(y.shape)}")
+    x, y = x.detach(), y.detach()
     f = FixedNetwork(f, x.device, generator)
     if output is None:
         output = f(x)
@@ -99,6 +102,8 @@ def lipschitz_penalty(
     require_rows(other, x.shape[0], "f(y)")
     rise = (output_distance or euclidean)(output, other)  # d_Y(f(x), f(y))
     run = (input_distance or euclidean)(x, y)  # d_X(x, y)
+    require_numbers(rise, x.shape[0], "output_distance")
+    require_numbers(run, x.shape[0], "input_distance")
     slopes = torch.where(run > 0, rise / run.where(run > 0, torch.ones_like(run)), 0)
     # One look for all: on a GPU each one waits for the device.
     if readable(x) and not bool((rise.isfinite() & slopes.isfinite()).all()):

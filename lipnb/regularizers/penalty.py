@@ -126,3 +126,11 @@ def require_rows(y: Tensor, n: int, name: str = "f(x)", *, scalar: bool = False)
         raise ValueError(f"{name} must have {n} rows, one per sample; got {shape}")
     if scalar and y.numel() != n:
         raise ValueError(f"{name} must hold one number per sample; got shape {tuple(y.shape)}")
+
+
+def require_numbers(values: Tensor, n: int, name: str) -> None:
+    """Refuse what a caller's function of samples returned, unless it is one number per sample."""
+    # Anything else would broadcast against the numbers of the other samples.
+    if not isinstance(values, Tensor) or values.shape != (n,):
+        shape = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise ValueError(f"{name} must return one number per sample, shape ({n},); got {shape}")

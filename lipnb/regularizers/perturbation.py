@@ -14,6 +14,7 @@ from lipnb.regularizers.penalty import (
     readable,
     require_batch,
     require_finite,
+    require_numbers,
     require_output,
 )
 
@@ -76,7 +77,8 @@ def adversarial_perturbation(
         Box, of numbers or of tensors that broadcast with x, to which the perturbed points are
         clamped, in the search and at the end.
     start : Tensor, optional
-        Directions to start from, in place of random ones; of the shape of x, any length but 0.
+        Directions to start from, in place of random ones; finite, of the shape of x, any length
+        but 0.
     generator : torch.Generator, optional
         Source of all randomness, on the device of x. If given, the global generators are left as
         they were, even if f draws from them (dropout).
@@ -108,7 +110,8 @@ def adversarial_perturbation(
     the change of f above the rounding of the other layers.
 
     With xi = 0, an x that requires a gradient, and an output computed from it, the direction costs
-    one backward pass through the graph of that output; else it costs one pass of its own.
+    one backward pass through the graph of that output; else, and where a compiled network refuses
+    to keep its graph, it costs a forward and a backward pass of its own.
 
     References
     ----------
@@ -172,6 +175,8 @@ def draw_start(
         raise ValueError(
             f"start must have the shape of x, {tuple(x.shape)}; got {tuple(start.shape)}"
         )
+    else:
+        require_finite(start, "start")
     start = torch.empty_like(wide).copy_(start)  # in the memory format of x
     # A start of length zero has no direction; the diagonal stands in for it.
     direction = normalise(start, torch.full_like(wide, x[0].numel() ** -0.5))
@@ -206,10 +211,13 @@ def climb(
             moved = move(x, r, clamp)
             other = at_least_float32(f(moved))
             rise = (output_distance or euclidean)(output, other)  # d_Y(f(x), f(x + xi r_i))
+            require_numbers(rise, x.shape[0], "output_distance")
             if output.dtype == torch.float16:
                 rise = _scaled_for_half(rise, other)
             if input_distance is not None:
-                rise = rise / input_distance(x, moved).clamp_min(torch.finfo(r.dtype).tiny)
+                run = input_distance(x, moved)
+                require_numbers(run, x.shape[0], "input_distance")
+                rise = rise / run.clamp_min(torch.finfo(r.dtype).tiny)
             gradient = input_gradient(rise, r)
             require_finite(gradient, "the gradient of output_distance(f(x), f(x + r))")
             direction = normalise(gradient, direction)
@@ -236,8 +244,10 @@ def clamp_to(domain: Domain | None, x: Tensor) -> Callable[[Tensor], Tensor]:
     """Return the projection onto the domain, after checking that x lies inside."""
     if domain is None:
         return lambda point: point
+    if not isinstance(domain, (tuple, list)) or len(domain) != 2:
+        raise ValueError(f"domain must be (low, high); got {domain!r}")
     low, high = (torch.as_tensor(side, dtype=x.dtype, device=x.device) for side in domain)
-    if readable(x) and bool((low >= high).any()):
+    if readable(x) and not bool((low < high).all()):
         raise ValueError(f"domain must be (low, high) with low < high; got {domain}")
     if readable(x) and bool(((x < low) | (x > high)).any()):
         raise ValueError(
@@ -256,8 +266,8 @@ def _along_gradient(
     if output is not None:
         require_output(output, x.shape[0], scalar=True)
         if output.requires_grad and x.requires_grad:
-            (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
-    if gradient is None:  # the output has no graph down to x
+            gradient = _gradient_from_graph(output, x)
+    if gradient is None:  # the output has no graph down to x, or none that can be kept
         x = x.detach().requires_grad_()
         output = f(x)
         require_output(output, x.shape[0], scalar=True)
@@ -267,6 +277,18 @@ def _along_gradient(
     # |f(x) - f(x + xi r_0)| rises along the gradient if r_0 leans towards it, else against it.
     along = (unit * direction).sum(dim=tuple(range(1, x.ndim)), keepdim=True)
     return torch.where(along < 0, -unit, unit)
+
+
+def _gradient_from_graph(output: Tensor, x: Tensor) -> Tensor | None:
+    """Return the gradient of the sum of outputs and keep their graph; None where that fails."""
+    try:
+        (gradient,) = torch.autograd.grad(output.sum(), x, retain_graph=True, allow_unused=True)
+    except RuntimeError as error:
+        # Inductor reuses the buffers of a graph in its backward pass, and so refuses to keep it.
+        if "donated buffers" not in str(error):
+            raise
+        return None
+    return gradient
 
 
 def _scaled_for_half(rise: Tensor, other: Tensor) -> Tensor:
@@ -287,8 +309,8 @@ def _draw_radius(radius: Radius, x: Tensor, generator: torch.Generator | None) -
             )
         require_finite(radius, "radius")
         return radius.to(x)
-    low, high = radius if isinstance(radius, (tuple, list)) else (radius, radius)
-    low, high = float(low), float(high)
+    pair = radius if isinstance(radius, (tuple, list)) else (radius, radius)
+    low, high = map(float, pair) if len(pair) == 2 else (0.0, 0.0)
     if not 0 < low <= high < float("inf"):
         raise ValueError(f"radius must be positive, or (low, high) with low <= high; got {radius}")
     share = torch.rand(n, generator=generator, device=x.device, dtype=x.dtype)

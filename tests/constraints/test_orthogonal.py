@@ -186,6 +186,19 @@ def test_autocast_does_not_reach_the_weight(method):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_moved_to_half_precision_is_orthogonal_up_to_its_rounding(method, dtype):
+    for shape in ((24, 16), (16, 24), (16, 16)):
+        layer = orthogonal(nn.Linear(*shape), method=method).to(dtype)
+        assert layer.weight.dtype == dtype
+        assert error(layer.weight) < 4 * torch.finfo(dtype).eps
+        layer(torch.ones(2, shape[0], dtype=dtype)).sum().backward()
+        assert all(p.grad.isfinite().all() for p in layer.parameters())
+    kernel = orthogonal(nn.Conv2d(4, 4, 3), method=method).to(dtype)
+    assert kernel(torch.ones(1, 4, 5, 5, dtype=dtype)).isfinite().all()
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_evaluation_after_a_step_uses_the_new_parameters(method):
     layer = orthogonal(nn.Linear(4, 4), method=method).eval()
     old = layer.weight.detach().clone()

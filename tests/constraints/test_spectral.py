@@ -47,6 +47,29 @@ def test_evaluation_is_exact_right_after_hard_steps(shape):
     assert torch.equal(u, layer.parametrizations.weight[0].u)  # evaluation changes no state
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_constrained_up_to_its_rounding(dtype):
+    layer = spectral_norm(nn.Linear(32, 24), generator=generator()).to(dtype)
+    made = spectral_norm(nn.Linear(32, 24, dtype=dtype), generator=generator())
+    with torch.no_grad():
+        layer.parametrizations.weight.original.mul_(100)
+    for training, slack in ((True, 0.02), (False, 4 * torch.finfo(dtype).eps)):
+        for one in (layer.train(training), made.train(training)):
+            for _ in range(30 if training else 1):
+                weight = one.weight
+            assert weight.dtype == dtype
+            sigma = torch.linalg.matrix_norm(weight.detach().double(), 2).item()
+            assert sigma == pytest.approx(1.0, abs=slack)
+
+
+def test_autocast_does_not_reach_the_weight():
+    layer = spectral_norm(nn.Linear(16, 16), generator=generator())
+    for training in (True, False):
+        plain = copy.deepcopy(layer).train(training).weight
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert torch.equal(layer.train(training).weight, plain)
+
+
 def test_state_survives_copy_and_round_trip():
     layer = spectral_norm(nn.Linear(4, 3).double(), generator=generator()).eval()
     other = spectral_norm(nn.Linear(4, 3).double(), generator=generator(1)).eval()

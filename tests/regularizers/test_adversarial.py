@@ -302,6 +302,7 @@ def test_image_batches_and_vector_outputs():
         ({"radius": 0.0}, "radius must be positive"),
         ({"radius": (2.0, 1.0)}, "radius must be positive"),
         ({"radius": torch.ones(3)}, "radius per sample"),
+        ({"radius": (1.0, 2.0, 3.0)}, "radius must be positive"),
         ({"radius": float("nan")}, "radius must be positive"),
         ({"xi": -1.0}, "xi must be finite and at least 0"),
         ({"xi": float("inf")}, "xi must be finite and at least 0"),
@@ -309,6 +310,10 @@ def test_image_batches_and_vector_outputs():
         ({"steps": 1.5}, "steps must be an integer"),
         ({"domain": (1.0, -1.0)}, "low < high"),
         ({"domain": (5.0, 6.0)}, "inside the domain"),
+        ({"domain": 5.0}, "domain must be"),
+        ({"domain": (float("nan"), 9.0)}, "low < high"),
+        ({"domain": (-9.0, torch.tensor([9.0, float("nan")]))}, "low < high"),
+        ({"start": torch.full((50, 2), float("nan"))}, "start must be finite"),
         ({"start": torch.ones(3, 2)}, "start must have the shape"),
         ({"output": torch.ones(3)}, "rows, one per sample"),
     ],
@@ -316,6 +321,19 @@ def test_image_batches_and_vector_outputs():
 def test_unusable_arguments_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         adversarial_perturbation(linear, points(), **change)
+
+
+@pytest.mark.parametrize("name", ["output_distance", "input_distance"])
+@pytest.mark.parametrize(
+    "distance",
+    [lambda a, b: (a - b).abs().reshape(len(a), -1), lambda a, b: (a - b).abs().mean()],
+    ids=["(n, 1) or (n, d)", "scalar"],
+)
+def test_distances_that_are_not_one_number_per_sample_are_refused(name, distance):
+    # They would broadcast: the quotients of each sample with the distances of all others.
+    for steps in (0, 1):
+        with pytest.raises(ValueError, match=f"{name} must return one number per sample"):
+            adversarial_lipschitz_penalty(linear, points(), steps=steps, **{name: distance})
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -66,6 +66,43 @@ def test_xi_zero_penalty_is_the_same_however_f_of_x_is_given():
     torch.testing.assert_close(torch.autograd.grad(fixed, f[0].weight)[0], gradients["detached"])
 
 
+class _GivesBuffersAway(torch.autograd.Function):
+    """Refuses what inductor's graphs refuse: a backward pass after which the graph is kept."""
+
+    @staticmethod
+    def forward(ctx, y):
+        return y.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        if torch._C._autograd._get_current_graph_task_keep_graph():
+            raise RuntimeError("compiled with non-empty donated buffers")
+        return g
+
+
+def test_where_the_graph_cannot_be_kept_the_direction_has_a_pass_of_its_own():
+    f, start = critic(), points(seed=1)
+    options = {"xi": 0.0, "start": start, "radius": 2.0, "lipschitz_constant": 0.0}
+    results = []
+    for g in (f, lambda x: _GivesBuffersAway.apply(f(x))):
+        x = points().requires_grad_()
+        for output in (None, g(x)):
+            penalty = adversarial_lipschitz_penalty(g, x, output=output, **options)
+            gradient = torch.autograd.grad(penalty.loss, f[0].weight)[0]
+            results.append((penalty.slopes.detach(), gradient))
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0])
+    assert results[0][0].min() > 0
+
+    def broken(x):
+        y = f(x)
+        y.register_hook(lambda g: g @ g)  # its own error, which must not be swallowed
+        return y
+
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        adversarial_lipschitz_penalty(broken, points(), **options)
+
+
 class CountFlops(TorchDispatchMode):
     """Multiplications in matrix products; torch's own counter refuses a gradient of a leaf."""
 

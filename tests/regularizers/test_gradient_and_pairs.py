@@ -74,6 +74,17 @@ def test_pairs_of_a_linear_map_and_identical_pairs():
     assert two_sided.loss.item() == pytest.approx(1.0)
 
 
+def test_points_are_not_differentiated_so_that_a_generator_gets_no_gradient():
+    theta = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    w = A.clone().requires_grad_()
+    made = theta * points(seed=1)
+    for pair in ((points(), made), (made, points())):
+        loss = lipschitz_penalty(lambda x: x @ w, *pair, one_sided=False).loss
+        assert torch.autograd.grad(loss, w)[0].abs().max() > 0.1
+        with pytest.raises(RuntimeError, match="not have been used"):
+            torch.autograd.grad(lipschitz_penalty(lambda x: x @ w, *pair).loss, theta)
+
+
 def test_identical_pairs_give_finite_gradients():
     w = torch.ones(2, dtype=torch.float64, requires_grad=True)
     x = points()
