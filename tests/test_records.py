@@ -212,6 +212,8 @@ def test_groups_keep_their_order_and_missing_parameters():
         summarise(frame, by="method", metrics="slope")
     with pytest.raises(ValueError, match="confidence"):
         summarise(frame, by="method", metrics="mse", confidence=95)
+    with pytest.raises(ValueError, match="interval must be 'student' or 'bootstrap'; got 'normal'"):
+        summarise(frame, by="method", metrics="mse", interval="normal")
 
 
 @pytest.fixture
@@ -344,3 +346,26 @@ def test_a_replay_forgives_no_other_versions_and_no_other_data(project):
     assert stale_files(made, project) == ["points.csv"]
     (project / "requirements.txt").write_text("torch==2.16.0\n")
     assert stale_files(made, project) == ["requirements.txt", "points.csv"]
+
+
+def test_the_bootstrap_has_known_quantiles_for_two_values() -> None:
+    """Of 0 and 1 the mean of a sample is 0, 1/2 or 1 with probability 1/4, 1/2, 1/4."""
+    frame = pd.DataFrame({"method": ["a", "a", "b"], "x": [0.0, 1.0, 5.0]})
+
+    def ends(confidence: float) -> list[float]:
+        table = summarise(frame, "method", "x", confidence, interval="bootstrap")
+        return [float(v) for v in table.iloc[0][["low", "high"]]]
+
+    assert ends(0.95) == [0.0, 1.0]
+    assert ends(0.4) == [0.5, 0.5]
+    single = summarise(frame, "method", "x", interval="bootstrap").iloc[1]
+    assert single["mean"] == 5 and math.isnan(single["low"]) and math.isnan(single["sd"])
+
+
+def test_the_bootstrap_approaches_the_normal_interval_of_many_values() -> None:
+    values = np.random.default_rng(0).normal(size=400)
+    frame = pd.DataFrame({"method": "a", "x": values})
+    row = summarise(frame, "method", "x", interval="bootstrap").iloc[0]
+    half = 1.96 * values.std() / 20
+    assert row["low"] == pytest.approx(values.mean() - half, abs=0.05 * half)
+    assert row["high"] == pytest.approx(values.mean() + half, abs=0.05 * half)

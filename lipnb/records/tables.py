@@ -56,12 +56,19 @@ def read_records(experiment: str, folder: Path | str = RESULTS) -> Any:
 
 
 def summarise(
-    frame: Any, by: str | Sequence[str], metrics: str | Sequence[str], confidence: float = 0.95
+    frame: Any,
+    by: str | Sequence[str],
+    metrics: str | Sequence[str],
+    confidence: float = 0.95,
+    *,
+    interval: str = "student",
 ) -> Any:
-    r"""Give the mean over seeds with Student's interval, for each group and metric.
+    r"""Give the mean over seeds with an interval, for each group and metric.
 
-    With mean $m$ and standard deviation $s$ of $n$ values the interval is
+    With mean $m$ and standard deviation $s$ of $n$ values Student's interval is
     $m \pm t_{n-1}\, s / \sqrt{n}$, $t_{n-1}$ being the $(1 + \text{confidence})/2$ quantile.
+    The bootstrap's lies between two quantiles of the means of 10000 samples of n values, drawn from
+    the n with replacement: it supposes no law, and with few seeds it is too short.
 
     Parameters
     ----------
@@ -73,6 +80,8 @@ def summarise(
         Columns to summarise.
     confidence : float
         Between 0 and 1.
+    interval : {"student", "bootstrap"}
+        Which interval.
 
     Returns
     -------
@@ -83,7 +92,7 @@ def summarise(
     Raises
     ------
     ValueError
-        If a column is missing, or the confidence is no probability.
+        If a column is missing, the confidence is no probability, or the interval is another word.
 
     Examples
     --------
@@ -102,6 +111,8 @@ def summarise(
         raise ValueError(f"by and metrics must be columns of the frame; not there: {missing}")
     if not 0.0 < confidence < 1.0:
         raise ValueError(f"confidence must lie between 0 and 1; got {confidence}")
+    if interval not in ("student", "bootstrap"):
+        raise ValueError(f"interval must be 'student' or 'bootstrap'; got {interval!r}")
     rows = []
     for group, part in frame.groupby(keys, sort=False, dropna=False):
         for name in names:
@@ -109,11 +120,24 @@ def summarise(
             n, mean = len(values), float(values.mean())
             sd = float(values.std(ddof=1)) if n > 1 else math.nan
             half = float(t.ppf((1.0 + confidence) / 2.0, n - 1)) * sd / math.sqrt(n) if n else sd
+            low, high = mean - half, mean + half
+            if interval == "bootstrap" and n > 1:
+                low, high = _bootstrap(values.to_numpy(), confidence)
             row = dict(zip(keys, group, strict=True))
             row |= {"metric": name, "mean": mean, "sd": sd, "n": n}
-            rows.append(row | {"low": mean - half, "high": mean + half})
+            rows.append(row | {"low": low, "high": high})
     columns = [*keys, "metric", "mean", "sd", "n", "low", "high"]
     return _pandas().DataFrame(rows, columns=columns)
+
+
+def _bootstrap(values: Any, confidence: float, samples: int = 10_000) -> tuple[float, float]:
+    """Quantiles of the means of samples with replacement, the same ones at each call."""
+    import numpy
+
+    rows = numpy.random.default_rng(0).integers(len(values), size=(samples, len(values)))
+    tail = (1 - confidence) / 2
+    low, high = numpy.quantile(values[rows].mean(axis=1), [tail, 1 - tail])
+    return float(low), float(high)
 
 
 def provenance(records: Sequence[Record], root: Path | None = None) -> str:
