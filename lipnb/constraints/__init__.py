@@ -12,8 +12,10 @@ from lipnb.constraints.orthogonal import orthogonal
 from lipnb.constraints.plain import plain_copy
 from lipnb.constraints.projection import project_norm
 from lipnb.constraints.spectral import power_iteration
+from lipnb.constraints.tracked import NormProjection
 
 __all__ = [
+    "NormProjection",
     "clip_weights",
     "convolution_norm",
     "orthogonal",
