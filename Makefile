@@ -10,9 +10,11 @@ export JUPYTER_PREFER_ENV_PATH = 1
 NB ?=
 PARAMETERS ?=
 CORES ?= all
+GPUS ?= 1
+INTO ?= ../lipnb-offline
 NBVAL := --nbval-lax --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg --nbval-cell-timeout 300
 
-.PHONY: help install book site browse test unit nbval bench check lint types pairs workflows tree reproduce sync run lock fmt clean
+.PHONY: help install book site browse test unit nbval bench check lint types pairs workflows tree reproduce gather sync run lock fmt clean
 
 help:
 	@echo "make book       execute every chapter, build _build/html/index.html"
@@ -21,7 +23,8 @@ help:
 	@echo "make test       unit tests, then the stored notebooks run again and compared"
 	@echo "make check      lint, format, types, spelling, notebook pairs, workflow files"
 	@echo "make bench      the benchmarks"
-	@echo "make reproduce EXPERIMENT=name   the full-size run of one experiment (CORES=n)"
+	@echo "make reproduce EXPERIMENT=name   the full-size run of one experiment (CORES=n GPUS=n)"
+	@echo "make gather INTO=folder   all that the book needs on a machine without a network"
 	@echo "make run NB=NN_name     execute a chapter and store its outputs; make sync NB=NN_name: inputs only"
 	@echo "make lock       pin the dependencies again; make fmt: format; make clean: remove what was built"
 
@@ -80,7 +83,10 @@ tree: install
 
 reproduce: install
 	@test -n "$(EXPERIMENT)" || { echo "Say which: make reproduce EXPERIMENT=toy (the experiments are the reproduce_* rules of workflows/Snakefile)" >&2; exit 1; }
-	$(BIN)/snakemake -s workflows/Snakefile --cores $(CORES) --rerun-incomplete reproduce_$(subst -,_,$(EXPERIMENT))
+	$(BIN)/snakemake -s workflows/Snakefile --cores $(CORES) --resources gpu=$(GPUS) --keep-going --rerun-incomplete reproduce_$(subst -,_,$(EXPERIMENT))
+
+gather: install
+	$(BIN)/python scripts/gather.py $(INTO) $(if $(CIFAR10),--cifar10) $(if $(INCEPTION),--inception $(INCEPTION))
 
 sync: install
 	$(BIN)/python scripts/nb.py sync $(NB)

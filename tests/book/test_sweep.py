@@ -161,3 +161,19 @@ def test_every_method_of_an_experiment_has_settings(name: str) -> None:
         changes = {key: tuple(v) if isinstance(v, list) else v for key, v in given}
         settings = method_settings(entry["parameters"]["preset"], method, **changes)
         assert settings.split == "train"
+
+
+@pytest.mark.parametrize("name", ["slurm", "kubernetes"])
+def test_a_profile_holds_options_that_snakemake_knows(name: str, place: Path) -> None:
+    """Its executor is a plugin that is not installed here; all else is taken in a dry run."""
+    text = (ROOT / "workflows" / "profiles" / name / "config.yaml").read_text(encoding="utf-8")
+    profile = yaml.safe_load(text)
+    assert profile.pop("executor") == name
+    kept = {k: v for k, v in profile.items() if not k.startswith(f"{name}-")}
+    (place / "profile").mkdir()
+    (place / "profile" / "config.yaml").write_text(yaml.safe_dump(kept))
+    words = ("--profile", "profile", "--dry-run", "reproduce_sweep_wgan")
+    command = [word for word in snakemake(place, *words) if word not in ("--quiet", "all")]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "mem_mb=8000" in done.stderr + done.stdout
