@@ -14,6 +14,7 @@ from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.lower import pair_quotients, sampled_bound
 from lipnb.bounds.moments import moment_relaxation
 from lipnb.bounds.network import operator_norm
+from lipnb.bounds.polygons import enumerate_polygons
 from lipnb.bounds.result import Bound
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.seqlip import seqlip
@@ -29,6 +30,7 @@ __all__ = [
     "as_dense",
     "branch_and_bound",
     "eclipse_fast",
+    "enumerate_polygons",
     "enumerate_regions",
     "geolip",
     "linear_regions",

@@ -23,6 +23,7 @@ from lipnb.bounds.liplt import liplt
 from lipnb.bounds.lipmip import lipmip
 from lipnb.bounds.lipsdp import lipsdp
 from lipnb.bounds.network import Affine, check_norm, input_dimension, read_box, read_layers
+from lipnb.bounds.polygons import enumerate_polygons
 from lipnb.bounds.result import Bound
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.seqlip import seqlip
@@ -66,8 +67,9 @@ def lipschitz_bracket(
     From below: random walks. From above: product of norms, LipLT, ECLipsE-Fast and SeqLip, which
     cost little; then LipSDP and, for p = 1 or inf, GeoLIP where a solve is likely to fit. A bound
     for p = 2 times the root of the number of inputs holds for p = inf, and times that of the
-    outputs for p = 1. With the time that is left, branch and bound (p = 2) or LipMIP (p = 1 or
-    inf) try to close the bracket. Methods that do not know a layer of the network are left out.
+    outputs for p = 1. With the time that is left, the polygons of networks of one or two inputs are
+    enumerated, and branch and bound (p = 2) or LipMIP (p = 1 or inf) try to close the bracket.
+    Methods that do not know a layer of the network are left out.
 
     Parameters
     ----------
@@ -85,7 +87,8 @@ def lipschitz_bracket(
     -------
     Bracket
         Two bounds, each with the method in its status. Both are the same if the constant was
-        found: 'exact' means within a relative tolerance of 1e-6.
+        found: 'exact' means within a relative tolerance of 1e-6, and up to regions that are
+        thinner than the margin in the status.
 
     Raises
     ------
@@ -161,6 +164,10 @@ def _methods(
             break
         generator = torch.Generator().manual_seed(seed)
         yield partial(walk_bound, network, norm=norm, domain=box, steps=200, generator=generator)
+    if input_dimension(read_layers(network)) <= 2 and left() > 0:
+        yield partial(
+            enumerate_polygons, network, norm=norm, domain=box, seconds=0.7 * left() + 1e-3
+        )
     if feedback and left() > 0 and len(feedback.low) <= LARGEST_SEARCH:
         method: Callable[..., Bound] = branch_and_bound if norm == 2 else lipmip
         yield partial(method, network, norm=norm, domain=box, seconds=left() + 1e-3)

@@ -56,7 +56,7 @@ def test_a_failing_method_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("the solver has crashed")
 
-    for name in ("lipsdp", "branch_and_bound", "seqlip", "eclipse_fast"):
+    for name in ("lipsdp", "branch_and_bound", "seqlip", "eclipse_fast", "enumerate_polygons"):
         monkeypatch.setattr(MODULE, name, fail)
     network = random_network(0, [2, 4, 3, 2])
     lower, upper = lipschitz_bracket(network, seconds=1.0)
@@ -76,7 +76,7 @@ def test_a_wrong_upper_bound_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_search_that_stops_early_may_raise_the_lower_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    network = random_network(0, [2, 4, 3, 2])
+    network = random_network(0, [3, 4, 3, 2])
     exact = enumerate_regions(network).value
     found = SearchBound(exact * 1.001, "upper", 2, None, 0.5, "time is up", exact * (1 - 1e-9))
     monkeypatch.setattr(MODULE, "branch_and_bound", lambda *_, **__: found)
