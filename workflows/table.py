@@ -47,7 +47,7 @@ def wgan_table(frame: pandas.DataFrame) -> pandas.DataFrame:
     table = pandas.concat([table, others])
     first = table.pop("n")
     table.insert(2, "seeds", first)
-    return table
+    return table.round(4).astype(object).where(table.notna(), "")
 
 
 def main(results: str, experiment: str, out: str) -> None:
@@ -65,8 +65,8 @@ def main(results: str, experiment: str, out: str) -> None:
             " Best: the look with the smallest Fréchet distance; it is an optimistic number.\n\n"
         )
     else:
-        table = summarise(frame, "method", METRICS[experiment.split("-")[0]])
-    Path(out).write_text(text + table.round(4).to_markdown(index=False) + "\n")
+        table = summarise(frame, "method", METRICS[experiment.split("-")[0]]).round(4)
+    Path(out).write_text(text + table.to_markdown(index=False) + "\n")
 
 
 if __name__ == "__main__":
