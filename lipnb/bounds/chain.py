@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lipnb.bounds.network import Affine, read_layers
+from lipnb.bounds.slopes import check_pairs
+from lipnb.models.groupsort import GroupSort
 
 __all__ = ["Chain", "read_chain", "round_up", "slope_range"]
 
@@ -52,7 +54,7 @@ class Chain:
         return scaled, total
 
 
-def read_chain(network: nn.Sequential) -> Chain:
+def read_chain(network: nn.Sequential, *, pairs: bool = False) -> Chain:
     """Read a network of affine maps and elementwise activations as a chain.
 
     Neighbouring affine maps are multiplied; an identity is put between neighbouring activations,
@@ -63,6 +65,9 @@ def read_chain(network: nn.Sequential) -> Chain:
     network : nn.Sequential
         Linear layers (batch normalisation in evaluation mode included) and the activations of
         `slope_range`.
+    pairs : bool
+        Take `GroupSort` with groups of two as well; its slopes are those of max(a - b, 0), the
+        amount that a pair exchanges.
 
     Returns
     -------
@@ -86,9 +91,14 @@ def read_chain(network: nn.Sequential) -> Chain:
     width = first.weight.shape[1]
     maps: list[tuple[Array, Array] | None] = [None]
     activations: list[nn.Module] = []
+    slopes: list[tuple[float, float]] = []
     for layer in layers:
         if not isinstance(layer, Affine):
-            slope_range(layer)  # refuses layers without an interval of slopes
+            if pairs and isinstance(layer, GroupSort):
+                check_pairs(layer, width)
+                slopes.append((0.0, 1.0))
+            else:
+                slopes.append(slope_range(layer))  # refuses layers without an interval of slopes
             maps[-1] = maps[-1] or (np.eye(width), np.zeros(width))
             activations.append(layer)
             maps.append(None)
@@ -98,14 +108,14 @@ def read_chain(network: nn.Sequential) -> Chain:
         before = maps[-1]
         maps[-1] = (w, b) if before is None else (w @ before[0], w @ before[1] + b)
     maps[-1] = maps[-1] or (np.eye(width), np.zeros(width))
-    pairs = [pair for pair in maps if pair is not None]
-    if not all(np.isfinite(w).all() and np.isfinite(b).all() for w, b in pairs):
+    known = [pair for pair in maps if pair is not None]
+    if not all(np.isfinite(w).all() and np.isfinite(b).all() for w, b in known):
         raise ValueError("neighbouring affine layers must have a finite product; it overflows")
     return Chain(
-        tuple(w for w, _ in pairs),
-        tuple(b for _, b in pairs),
+        tuple(w for w, _ in known),
+        tuple(b for _, b in known),
         tuple(activations),
-        tuple(slope_range(layer) for layer in activations),
+        tuple(slopes),
     )
 
 
@@ -145,9 +155,10 @@ def slope_range(layer: nn.Module) -> tuple[float, float]:
     if isinstance(layer, nn.ELU):
         alpha = float(layer.alpha)
         return min(0.0, alpha), max(1.0, alpha)
+    others = "; seqlip, lipsdp and branch_and_bound take it in pairs"
     raise TypeError(
         "layers must be Linear, ReLU, LeakyReLU, ELU, Softplus, Tanh or Sigmoid; got "
-        f"{type(layer).__name__}"
+        f"{type(layer).__name__}{others if isinstance(layer, GroupSort) else ''}"
     )
 
 

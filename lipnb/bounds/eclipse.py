@@ -39,6 +39,8 @@ def eclipse_fast(
     network : nn.Sequential
         Linear layers (batch normalisation in evaluation mode included) and elementwise
         activations whose slopes are not negative. A lowest slope above 0 is not made use of.
+        `GroupSort` is refused: for its slopes in [-1, 1], in coordinates a - b and a + b, one
+        multiplier per layer gives the product of the norms.
     norm : {2}
         The theory is that of the Euclidean norm.
     domain : (low, high), optional

@@ -39,7 +39,8 @@ def liplt(
     ----------
     network : nn.Sequential
         Linear layers (batch normalisation in evaluation mode included) and elementwise
-        activations: `ReLU`, `LeakyReLU`, `ELU`, `Softplus`, `Tanh`, `Sigmoid`.
+        activations: `ReLU`, `LeakyReLU`, `ELU`, `Softplus`, `Tanh`, `Sigmoid`. `GroupSort` is
+        refused: it mixes coordinates, so that no slopes of single ones split it.
     norm : {1, 2, inf}
         The p of the input and, for vector outputs, of the output.
     domain : (low, high), optional

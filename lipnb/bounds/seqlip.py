@@ -11,6 +11,7 @@ from torch import nn
 from lipnb.bounds.chain import Array, read_chain, round_up
 from lipnb.bounds.network import read_box
 from lipnb.bounds.result import Bound
+from lipnb.models.groupsort import GroupSort
 
 __all__ = ["seqlip"]
 
@@ -39,17 +40,21 @@ def seqlip(
     are visited. A greedy search for a corner is faster, but may miss the maximum. What it returns
     is then neither an upper nor a lower bound, so this library does not offer it.
 
+    In place of diag(d), GroupSort of pairs has the matrices that exchange some pairs and leave the
+    others, and their mixtures: one gate a pair.
+
     Parameters
     ----------
     network : nn.Sequential
-        Linear layers (batch normalisation in evaluation mode included) and elementwise
-        activations: `ReLU`, `LeakyReLU`, `ELU`, `Softplus`, `Tanh`, `Sigmoid`.
+        Linear layers (batch normalisation in evaluation mode included), elementwise activations
+        (`ReLU`, `LeakyReLU`, `ELU`, `Softplus`, `Tanh`, `Sigmoid`), and `GroupSort` with groups of
+        two.
     norm : {2}
         The theory is that of the Euclidean norm.
     domain : (low, high), optional
         Only recorded: the bound holds everywhere.
     max_units : int
-        Refuse networks with a wider hidden layer.
+        Refuse networks with more gates in a hidden layer.
 
     Returns
     -------
@@ -81,9 +86,11 @@ def seqlip(
     start = perf_counter()
     if norm != 2:
         raise ValueError(f"norm must be 2 for SeqLip; got {norm!r}")
-    chain = read_chain(network)
+    chain = read_chain(network, pairs=True)
     box = read_box(domain, chain.weights[0].shape[1])
-    widest = max((len(w) for w in chain.weights[:-1]), default=0)
+    sorts = [isinstance(activation, GroupSort) for activation in chain.activations]
+    widths = [len(w) // (1 + sort) for w, sort in zip(chain.weights, sorts, strict=False)]
+    widest = max(widths, default=0)
     if widest > max_units:
         raise ValueError(
             f"a hidden layer must have at most max_units = {max_units} units, or there are too many"
@@ -98,7 +105,11 @@ def seqlip(
         for i, (low, high) in enumerate(chain.slopes):
             _, after = _factors(weights[i + 1], whole=i + 2 == len(weights))
             before, _ = _factors(weights[i], whole=i == 0)
-            value *= _largest(after, before, low, high)
+            if sorts[i]:
+                pairs = after[:, 1::2] - after[:, 0::2], before[0::2] - before[1::2]
+                value *= _largest(after @ before, *pairs)
+            else:
+                value *= _largest(low * after @ before, (high - low) * after, before)
             size *= float(np.linalg.norm(weights[i + 1], ord=2)) * max(abs(low), abs(high))
         # The singular vectors are those of weights that differ by a rounding of their norm.
         value += relative * size
@@ -114,13 +125,12 @@ def _factors(weight: Array, *, whole: bool) -> tuple[Array, Array]:
     return u * part, part[:, None] * vt
 
 
-def _largest(after: Array, before: Array, low: float, high: float) -> float:
-    """Return the maximum of ||after diag(d) before||_2 over the corners of [low, high]^n."""
+def _largest(fixed: Array, after: Array, before: Array) -> float:
+    """Return the maximum of ||fixed + after diag(d) before||_2 over d in {0, 1}^n."""
     units, best = before.shape[0], 0.0
     for first in range(0, 2**units, CHUNK):
         codes = np.arange(first, min(first + CHUNK, 2**units))
-        bits = (codes[:, None] >> np.arange(units)) & 1
-        gates = np.where(bits, high, low)
-        matrices = (after[None] * gates[:, None, :]) @ before
+        gates = ((codes[:, None] >> np.arange(units)) & 1).astype(np.float64)
+        matrices = fixed + (after[None] * gates[:, None, :]) @ before
         best = max(best, float(np.linalg.norm(matrices, ord=2, axis=(1, 2)).max()))
     return best

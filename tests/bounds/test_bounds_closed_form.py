@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from itertools import combinations, pairwise
@@ -19,6 +20,7 @@ from lipnb.bounds import (
     product_bound,
     sampled_bound,
     seqlip,
+    walk_bound,
 )
 from lipnb.bounds.chain import read_chain, round_up, slope_range
 from lipnb.models import GroupSort, mlp
@@ -223,9 +225,13 @@ def test_other_norms_and_layers_are_refused() -> None:
             method(network, norm=1)
     with pytest.raises(ValueError, match="norm must be 1, 2 or inf"):
         liplt(network, norm=3)
-    for method in METHODS:
-        with pytest.raises(TypeError, match="got GroupSort"):
+    for method in (liplt, eclipse_fast):
+        with pytest.raises(TypeError, match="got GroupSort; seqlip"):
             method(mlp([2, 4, 1], GroupSort))
+    with pytest.raises(TypeError, match="groups of two"):
+        seqlip(mlp([2, 4, 1], lambda: GroupSort(4)))
+    with pytest.raises(ValueError, match="even number of channels"):
+        seqlip(mlp([2, 3, 1], GroupSort))
 
 
 def test_chain_puts_identities_between_activations() -> None:
@@ -267,3 +273,29 @@ def test_rounding_up_never_gives_less() -> None:
     assert round_up(0.3, -1074, 0.0) >= 5e-324
     assert round_up(1.0, 1024, 0.0) == math.inf
     assert round_up(0.0, 10, 1.0) == 0.0
+
+
+def test_seqlip_of_sorted_pairs_against_all_exchanges() -> None:
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        network = mlp([3, 6, 2], GroupSort, generator=generator, dtype=torch.float64)
+        first, last = (layer.weight.detach() for layer in network[::2])
+        norms = []
+        for exchanged in itertools.product((False, True), repeat=3):
+            order = [2 * i + (k != e) for i, e in enumerate(exchanged) for k in (0, 1)]
+            norms.append(torch.linalg.matrix_norm(last @ first[order], ord=2).item())
+        assert seqlip(network).value == pytest.approx(max(norms), rel=1e-12)
+        assert max(norms) > 1.01 * min(norms)
+    # Several layers, and one that is not sorted between them: below the product, above the walk.
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        sizes = [(3, 6), (6, 4), (4, 4), (4, 2)]
+        layers = [nn.Linear(a, b, dtype=torch.float64) for a, b in sizes]
+        for layer in layers:
+            layer.weight.data = torch.randn(
+                layer.weight.shape, generator=generator, dtype=torch.float64
+            )
+        a, b, c, d = layers
+        network = nn.Sequential(a, GroupSort(), b, nn.ReLU(), c, GroupSort(), d)
+        bound = seqlip(network).value
+        assert walk_bound(network, steps=20).value <= bound <= product_bound(network).value
