@@ -1,14 +1,14 @@
-"""Upper bounds of the l2 constant: time against general solvers, and time and size of each bound.
+"""LipSDP: the library's interior-point method against general solvers.
 
-First table: our interior-point method for LipSDP against Clarabel and SCS by way of cvxpy, in one
-run, in CPU time on one thread. All three get the same program, already made small (the smaller of
-input and output serves as input), and the reading of the network is in our time, not in theirs.
-Theirs holds cvxpy's translation; it is a small part. Clarabel's cost grows with the sixth power of
-the size N of the matrix, so programs above --largest are ours alone. "off" is the relative distance
-of a solver's raw value to ours: a negative one is a number below the optimum, which is no bound.
+Ours against Clarabel, SCS and, where it is installed, CVXOPT by way of cvxpy, in one run, in CPU
+time on one thread. All get the same program, already made small (the smaller of input and output
+serves as input), and the reading of the network is in our time, not in theirs. Theirs holds cvxpy's
+translation; it is a small part. Clarabel's cost grows with the sixth power of the size N of the
+matrix, so programs above --largest are ours alone. "off" is the relative distance of a solver's raw
+value to ours: a negative one is a number below the optimum, which is no bound. CVXOPT is not among
+the locked packages; without it its column says "absent".
 
-Second table: every upper bound over widths and depths, with its CPU time, and its value over the
-lower bound of a random walk.
+`bounds_sizes.py` has time and size of every bound.
 """
 
 from __future__ import annotations
@@ -23,15 +23,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lipnb.bounds import (
-    Bound,
-    eclipse_fast,
-    liplt,
-    lipsdp,
-    product_bound,
-    seqlip,
-    walk_bound,
-)
+from lipnb.bounds import Bound, lipsdp
 from lipnb.bounds.balance import balanced_program
 from lipnb.bounds.feedback import read_feedback
 from lipnb.bounds.interior_point import Program
@@ -45,14 +37,7 @@ NETWORKS = [
     [20] * 21 + [1],
 ]
 LARGE = [[784, 256, 10], [784, 512, 10], [784, 256, 256, 10], [50] * 11 + [1]]
-METHODS: dict[str, Callable[[nn.Sequential], Bound]] = {
-    "product": product_bound,
-    "LipLT": liplt,
-    "ECLipsE-Fast": eclipse_fast,
-    "SeqLip": lambda network: seqlip(network, max_units=12),
-    "LipSDP-Layer": lambda network: lipsdp(network, multipliers="layer"),
-    "LipSDP-Neuron": lipsdp,
-}
+SOLVERS = ("CLARABEL", "SCS", "CVXOPT")
 
 
 def random_network(widths: list[int]) -> nn.Sequential:
@@ -89,8 +74,10 @@ def general(program: Program, size: int, solver: str) -> float:
 
 
 def against_solvers(networks: list[list[int]], largest: int) -> None:
-    """Print the first table."""
-    print("LipSDP-Neuron         N     ours, CPU     gap^2     Clarabel  off       SCS  off")
+    """Print the table."""
+    installed = cvxpy.installed_solvers()
+    names = "".join(f"{name:>12s}  off" for name in ("Clarabel", "SCS", "CVXOPT"))
+    print(f"LipSDP-Neuron         N     ours, CPU     gap^2{names}")
     for widths in networks:
         network = random_network(widths)
         feedback = read_feedback(network)
@@ -105,35 +92,21 @@ def against_solvers(networks: list[list[int]], largest: int) -> None:
         value, seconds = min((cpu_seconds(own) for _ in range(3)), key=lambda pair: pair[1])
         gap = bounds[-1].status.rsplit(" ", 1)[-1]
         row = f"{label(widths):18s} {len(program.cost):4d} {seconds:11.3f} s {gap:>9s}"
-        for solver in ("CLARABEL", "SCS"):
-            if len(program.cost) > largest:
-                row += "            -     -"
+        for solver in SOLVERS:
+            if solver not in installed or len(program.cost) > largest:
+                row += f"{'absent' if solver not in installed else '-':>11s}     -"
                 continue
 
             def other(program: Program = program, size: int = size, solver: str = solver) -> float:
                 return general(program, size, solver)
 
-            raw, theirs = cpu_seconds(other)
+            try:
+                raw, theirs = cpu_seconds(other)
+            except cvxpy.SolverError:
+                row += f"{'failed':>11s}     -"
+                continue
             row += f" {theirs / seconds:9.1f}x {raw / value - 1:+.0e}"
         print(row, flush=True)
-
-
-def over_sizes(widths: list[int], depths: list[int]) -> None:
-    """Print the second table."""
-    print("\nbound / lower bound, (CPU seconds); 8 inputs, one output")
-    print("width depth " + "".join(f"{name:>20s}" for name in METHODS))
-    for depth in depths:
-        for width in widths:
-            network = random_network([8, *([width] * depth), 1])
-            lower = walk_bound(network).value
-            row = f"{width:5d} {depth:5d} "
-            for name, method in METHODS.items():
-                if name == "SeqLip" and width > 12:
-                    row += f"{'too wide':>20s}"
-                    continue
-                value, seconds = cpu_seconds(lambda m=method, n=network: m(n).value)  # type: ignore[misc]
-                row += f"{value / lower:11.3g} ({seconds:.0e})".rjust(20)
-            print(row, flush=True)
 
 
 def label(widths: list[int]) -> str:
@@ -152,7 +125,6 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     against_solvers(NETWORKS + (LARGE if given.large else []), given.largest)
-    over_sizes([10, 20, 40, 80], [1, 2, 4, 8])
 
 
 if __name__ == "__main__":
