@@ -97,6 +97,11 @@ def as_dense(network: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequentia
 
 def _flat(network: nn.Sequential) -> list[nn.Module]:
     """Return the layers of nested Sequentials one after the other."""
+    if type(network).forward is not nn.Sequential.forward:
+        raise TypeError(
+            "network must run its layers one after the other; got the subclass "
+            f"{type(network).__name__} of nn.Sequential with a forward of its own"
+        )
     layers: list[nn.Module] = []
     for module in network:
         layers += _flat(module) if isinstance(module, nn.Sequential) else [module]
@@ -118,7 +123,13 @@ def _is_affine(module: nn.Module) -> bool:
                 "call network.eval()"
             )
         return True
-    return isinstance(module, (*LINEAR, nn.Linear))
+    if not isinstance(module, (*LINEAR, nn.Linear)):
+        return False
+    if type(module).forward not in [kind.forward for kind in (*LINEAR, nn.Linear)]:
+        raise TypeError(
+            f"layers must be those of torch; got {type(module).__name__} with a forward of its own"
+        )
+    return True
 
 
 def _apply(layers: Sequence[nn.Module], x: Tensor) -> Tensor:

@@ -110,3 +110,20 @@ def test_what_cannot_be_written_so_is_refused() -> None:
         as_dense(nn.Sequential(nn.Conv2d(1, 8, 3, padding=1)), (1, 100, 100))
     with pytest.raises(TypeError, match=r"must be an nn\.Sequential"):
         as_dense(nn.Linear(1, 1), (1,))  # type: ignore[arg-type]
+
+
+def test_layers_with_a_forward_of_their_own_are_refused() -> None:
+    class Residual(nn.Sequential):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + super().forward(x)
+
+    class Rectified(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).relu()
+
+    for layer in (Residual(nn.Linear(4, 4)), Rectified(4, 4)):
+        network = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(4, 1))
+        with pytest.raises(TypeError, match=f"{type(layer).__name__}.* forward of its own"):
+            as_dense(network, (1, 2, 2))
+    plain = type("Plain", (nn.Linear,), {})(4, 4)  # what torch's parametrizations make of a layer
+    assert len(as_dense(nn.Sequential(nn.Flatten(), plain, nn.ReLU()), (1, 2, 2))) == 2
