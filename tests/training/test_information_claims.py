@@ -13,11 +13,13 @@ RHO = (-0.9, -0.7, 0.0, 0.5, 0.9)
 def rows(changes=()):
     """Rows with which every claim holds, then changed: (part, method, key) to value."""
     changes, found = dict(changes), []
+    # (part, method, key, "noise"): how far seeds are apart
 
     def add(part, method, key, truth, value, score="value", **case):
         value = changes.get((part, method, key), value)
         for seed in range(3):
-            noise = 0.001 * (seed - 1) * (1 + len(method) % 3)
+            apart = changes.get((part, method, key, "noise"), 0.001 * (1 + len(method) % 3))
+            noise = apart * (seed - 1)
             row = {"part": part, "method": method, "seed": seed, "truth": truth, **case}
             found.append(row | {score: value + noise})
 
@@ -58,6 +60,11 @@ def test_all_claims_hold_where_they_should():
         ({("exact", "orthogonal", ("copy", 2.0)): 1.1}, 2, "partly"),
         ({("lipschitz", "none", nats): nats for nats in (6, 10)}, 3, "not reproduced"),
         ({("lipschitz", "orthogonal", nats): 0.0 for nats in (1, 3, 6, 10)}, 4, "not reproduced"),
+        (
+            {("lipschitz", "none", nats, "noise"): 9.0 for nats in (6, 10)},
+            3,
+            "not distinguishable",
+        ),
         ({("lipschitz", "orthogonal", 1): 0.2}, 4, "partly"),
         ({("digits", "gp", 8): 0.7}, 5, "partly"),
         ({("digits", "cpc", 8): 0.97}, 5, "not reproduced"),
