@@ -268,6 +268,7 @@ class _On:
     device: str
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return features and logits."""
         features, logits = self.network(images.to(self.device))
         return features, logits
 
