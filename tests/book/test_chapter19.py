@@ -31,7 +31,7 @@ def cells():
 
 def chapter():
     """Run the imports, the definitions and the settings of the chapter, nothing else."""
-    kept, simple = [], ("toy", "target", "tiny", "NAMES", "PAPER")
+    kept, simple = [], ("toy", "target", "tiny", "NAMES", "LABEL", "PAPER")
     for source in cells():
         for node in ast.parse(source).body:
             target = node.targets[0] if isinstance(node, ast.Assign) else None
@@ -185,7 +185,7 @@ def test_a_run_for_records_writes_them_and_ends(ch, tmp_path):
     assert ended.value.code == 0  # papermill takes any other code for a failure
     assert [record["method"] for record in read_experiment("x", tmp_path)] == ["alp"]
     table = ch["records_table"](ch["read_records"]("x", tmp_path))
-    assert list(table.index) == ["alp", "other real images"]
+    assert list(table.index) == ["ALP", "real"]
 
 
 def test_the_table_of_no_records_is_empty(ch):
