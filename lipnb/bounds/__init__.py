@@ -15,6 +15,7 @@ from lipnb.bounds.lower import pair_quotients, sampled_bound
 from lipnb.bounds.moments import moment_relaxation
 from lipnb.bounds.network import operator_norm
 from lipnb.bounds.polygons import enumerate_polygons
+from lipnb.bounds.power import power_bound
 from lipnb.bounds.result import Bound
 from lipnb.bounds.search_bound import SearchBound
 from lipnb.bounds.seqlip import seqlip
@@ -42,6 +43,7 @@ __all__ = [
     "moment_relaxation",
     "operator_norm",
     "pair_quotients",
+    "power_bound",
     "product_bound",
     "sampled_bound",
     "seqlip",
