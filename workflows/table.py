@@ -16,15 +16,28 @@ import pandas
 from lipnb.records import read_experiment, read_records, summarise
 from lipnb.training.critic_claims import PROBLEMS, judge_critics
 from lipnb.training.critic_study import read_study
+from lipnb.training.information_claims import judge_information
+from lipnb.training.information_study import read_information
 from lipnb.training.toy_claims import judge_toy
 
 METRICS = {
     "toy": ["gradient_error", "max_gradient", "share_above", "mse_optimum"],
     "critics": [f"{which}.{score}" for which in PROBLEMS for score in ("ratio", "cosine")],
+    "information": [
+        *("d=2 rho=0.9 value", "d=20 rho=-0.7 value"),
+        *("task=sparse-5 value", "task=dense-25 value", "task=asinh-student-5-dof2 value"),
+        *(f"lambda={slope} n=5000 nats=6 value" for slope in (1, 4)),
+        *(f"lambda={slope} n=500 nats=10 value" for slope in ("0.0", "4.0")),
+        *(f"law=copy lambda={slope} value" for slope in (0.5, 2.0)),
+        "digits=8 accuracy",
+    ],
 }
 JUDGES: dict[str, Callable[[Path], list[dict[str, Any]]]] = {
     "toy": lambda results: judge_toy(read_records("toy", results)),
     "critics": lambda results: judge_critics(pandas.DataFrame(read_study("critics", results))),
+    "information": lambda results: judge_information(
+        pandas.DataFrame(read_information("information", results))
+    ),
 }
 
 
