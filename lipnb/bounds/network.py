@@ -87,8 +87,9 @@ def read_layers(network: nn.Sequential) -> list[Affine | nn.Module]:
     """Return the layers of a network in order, affine ones as float64 `Affine`.
 
     Batch normalisation in evaluation mode is an affine map and is folded into the affine layer
-    before it; `Identity` is dropped, and so is `Dropout` in evaluation mode. Every other module is
-    returned as it is, for the caller to accept or refuse.
+    before it; `Identity` is dropped, and so are `Dropout` in evaluation mode and `Flatten`, which
+    does nothing to points of shape (n, d). Every other module is returned as it is, for the caller
+    to accept or refuse.
 
     Parameters
     ----------
@@ -103,14 +104,17 @@ def read_layers(network: nn.Sequential) -> list[Affine | nn.Module]:
     Raises
     ------
     TypeError
-        If the network is no `nn.Sequential`, or batch normalisation is in training mode.
+        If the network is no `nn.Sequential`, batch normalisation is in training mode, a weight is
+        complex, or a module computes something else than its class does in torch: it has a forward
+        of its own, or forward hooks.
     ValueError
-        If there is no affine layer, neighbours do not fit, or a weight is not finite.
+        If there is no affine layer, neighbours do not fit, or a weight is not finite or empty.
     """
     if not isinstance(network, nn.Sequential):
         raise TypeError(f"network must be an nn.Sequential; got {type(network).__name__}")
     layers: list[Affine | nn.Module] = []
     for module in _flat(network):
+        _check_forward(module)
         if isinstance(module, nn.Linear):
             layers.append(_affine(module))
         elif isinstance(module, nn.BatchNorm1d):
@@ -126,6 +130,10 @@ def read_layers(network: nn.Sequential) -> list[Affine | nn.Module]:
     affine = [layer for layer in layers if isinstance(layer, Affine)]
     if not affine:
         raise ValueError("network must have an affine layer; got none")
+    for layer in affine:
+        if 0 in layer.weight.shape:
+            inputs, outputs = reversed(layer.weight.shape)
+            raise ValueError(f"layers must have inputs and outputs; got {inputs} and {outputs}")
     for first, second in pairwise(affine):
         _check_fit(second, first)
     if any(not torch.isfinite(t).all() for layer in affine for t in (layer.weight, layer.bias)):
@@ -161,7 +169,10 @@ def read_box(domain: tuple[Any, Any] | None, dimension: int) -> Box | None:
         return None
     if not isinstance(domain, (tuple, list)) or len(domain) != 2:
         raise ValueError(f"domain must be None or a pair (low, high); got {domain!r}")
-    sides = [torch.as_tensor(side, dtype=torch.float64).detach().cpu() for side in domain]
+    try:
+        sides = [torch.as_tensor(side, dtype=torch.float64).detach().cpu() for side in domain]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"low and high must be numbers; got {domain!r}") from error
     if any(side.ndim and side.shape != (dimension,) for side in sides):
         shapes = [tuple(side.shape) for side in sides]
         raise ValueError(f"low and high must be numbers or have shape ({dimension},); got {shapes}")
@@ -173,6 +184,7 @@ def read_box(domain: tuple[Any, Any] | None, dimension: int) -> Box | None:
 
 def _flat(network: nn.Sequential) -> Iterator[nn.Module]:
     """Yield the layers of nested Sequentials one after the other."""
+    _check_forward(network)
     for module in network:
         if isinstance(module, nn.Sequential):
             yield from _flat(module)
@@ -180,13 +192,31 @@ def _flat(network: nn.Sequential) -> Iterator[nn.Module]:
             yield module
 
 
+def _check_forward(module: nn.Module) -> None:
+    """Raise if a subclass of a class of torch, or a hook, may compute something else than it."""
+    name = type(module).__name__
+    made_by = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    known = made_by.__module__.split(".")[0] in ("torch", "lipnb")
+    if "forward" in vars(module) or (not known and type(module).__bases__ != (nn.Module,)):
+        raise TypeError(f"layers must be those of torch; got {name} with a forward of its own")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise TypeError(
+            f"layers must have no forward hooks, which may change what they compute; got {name} "
+            "with one"
+        )
+
+
 def _is_idle(module: nn.Module) -> bool:
-    """Tell whether a module is dropout that is switched off."""
+    """Tell whether a module is dropout that is switched off, or flattens what is flat."""
+    if isinstance(module, nn.Flatten):
+        return module.start_dim == 1
     return isinstance(module, nn.Dropout) and not module.training
 
 
 def _double(values: Tensor) -> Tensor:
     """Return a detached copy in float64 on the CPU."""
+    if values.is_complex():
+        raise TypeError("network must have real weights; got complex ones")
     return values.detach().to(device="cpu", dtype=torch.float64, copy=True)
 
 

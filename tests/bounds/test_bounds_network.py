@@ -151,3 +151,64 @@ def test_dropout_counts_only_while_it_trains() -> None:
     assert len(read_layers(network.train())) == 4
     with pytest.raises(TypeError, match="Dropout"):
         product_bound(network)
+
+
+class Residual(nn.Sequential):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + super().forward(x)
+
+
+class Doubled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+class Steep(nn.ReLU):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 5 * super().forward(x)
+
+
+class Named(nn.Linear):
+    """A subclass that computes what its class computes."""
+
+
+def test_modules_that_compute_something_else_are_refused() -> None:
+    f = mlp([2, 3, 2], generator=torch.Generator().manual_seed(0))
+    honest = product_bound(f).value
+    assert product_bound(nn.Sequential(f)).value == honest
+    wrong = [Residual(*f), nn.Sequential(Residual(*f)), nn.Sequential(f[0], Steep(), f[2])]
+    wrong.append(nn.Sequential(Doubled(2, 3), nn.ReLU()))
+    for network in wrong:
+        with pytest.raises(TypeError, match=r"got (Residual|Doubled|Steep) with a forward of its"):
+            product_bound(network)
+    named = Named(2, 3)
+    named.load_state_dict(f[0].state_dict())
+    assert product_bound(nn.Sequential(named, *f[1:])).value == honest
+    f[0].forward = lambda x: 2 * x  # type: ignore[method-assign]
+    with pytest.raises(TypeError, match="got Linear with a forward of its own"):
+        product_bound(f)
+
+
+def test_hooks_are_refused_and_parametrized_layers_are_not() -> None:
+    f = mlp([2, 3, 2], generator=torch.Generator().manual_seed(0))
+    handle = f[1].register_forward_hook(lambda *_: None)
+    with pytest.raises(TypeError, match=r"no forward hooks, .*; got ReLU with one"):
+        product_bound(f)
+    handle.remove()
+    before = product_bound(f).value
+    nn.utils.parametrizations.weight_norm(f[0])
+    assert product_bound(f).value == pytest.approx(before, rel=1e-5)
+
+
+def test_layers_that_are_empty_or_complex_are_refused_and_flat_points_stay_flat() -> None:
+    empty = nn.Linear(2, 2, bias=False)
+    empty.weight = nn.Parameter(torch.zeros(0, 2))
+    with pytest.raises(ValueError, match="inputs and outputs; got 2 and 0"):
+        read_layers(nn.Sequential(empty))
+    with pytest.raises(TypeError, match="real weights; got complex"):
+        read_layers(nn.Sequential(nn.Linear(2, 2, dtype=torch.complex64)))
+    assert len(read_layers(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))) == 1
+    with pytest.raises(ValueError, match=r"must be numbers; got \('a', 'b'\)"):
+        read_box(("a", "b"), 2)
+    with pytest.raises(ValueError, match=r"must be numbers; got \(None, 1\)"):
+        read_box((None, 1), 2)
