@@ -133,7 +133,7 @@ def _regularised(frame: Any) -> Any:
     rows = _rows(frame, "exact", "orthogonal")
     parts = _near(rows, ["law", "lambda"], 0.05, 0.03) if len(rows) else []
     return _claim(
-        "the best Lipschitz critic attains the Moreau-Yosida divergence",
+        "a trained Lipschitz critic attains the Moreau-Yosida divergence",
         "supremum over λ-Lipschitz functions equals D_λ (Terjék, 2021)",
         "orthogonal critics near the exact value, two laws and three slopes",
         parts,
