@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def statement(root: Path, experiment: str) -> dict[str, Any]:
     path = root / "book" / f"deviations_{experiment}.yaml"
     given = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
     plain = {"title": experiment, "about": "", "claims": [], "deviations": [], "author": ""}
-    plain |= {"full_size": {}, "variants_metric": None}
+    plain |= {"full_size": {}, "variants_metric": None, "shown": []}
     return plain | given
 
 
@@ -80,8 +81,21 @@ def shared_parameters(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def listed(parameters: Mapping[str, Any]) -> str:
-    """Parameters as text."""
-    return ", ".join(f"{name} = {value}" for name, value in parameters.items())
+    """Parameters as text; of a digest the beginning, which fits a narrow screen."""
+    short = {
+        k: re.sub(r"^([0-9a-f]{12})[0-9a-f]{52}$", r"\1…", str(v)) for k, v in parameters.items()
+    }
+    return ", ".join(f"{name} = {value}" for name, value in short.items())
+
+
+def listed_settings(parameters: Mapping[str, Any], shown: Sequence[str]) -> str:
+    """The settings of all runs, or those that the statement wants shown."""
+    if missing := [name for name in shown if name not in parameters]:
+        raise ValueError(f"shown must name settings that all records share; got {missing}")
+    if not shown:
+        return f"All runs: {listed(parameters)}."
+    chosen = listed({name: parameters[name] for name in shown})
+    return f"All runs: {chosen}; {len(parameters) - len(shown)} more settings are in the records."
 
 
 def read_claims(root: Path, experiment: str, full: bool) -> list[dict[str, Any]]:
@@ -191,7 +205,8 @@ def ledger_entry(root: Path, experiment: str, variants: Sequence[str]) -> str:
     text += claims_table(root, experiment, stated, full)
     if records:
         size = "" if full else f"**Not at full size**, which is {listed(stated['full_size'])}. "
-        text += f"\n**Our numbers.** {size}All runs: {listed(shared_parameters(records))}.\n\n"
+        settings = listed_settings(shared_parameters(records), stated["shown"])
+        text += f"\n**Our numbers.** {size}{settings}\n\n"
         text += numbers_table(root, experiment, stated.get("metrics"))
     text += f"\n**Where they come from.** {provenance(records, root)}\n"
     if stated["deviations"]:

@@ -123,6 +123,22 @@ def test_a_short_run_is_not_taken_for_the_full_one(book, text, write_pages):
         write_pages("--root", book)
 
 
+def test_many_settings_are_cut_to_those_to_be_shown(book, text, write_pages):
+    digest = "0123456789abcdef" * 4
+    for path in (book / "results" / "toy").glob("*-seed*.json"):
+        record = json.loads(path.read_text())
+        record["parameters"] |= {"rate": 0.1, "sha256": digest}
+        path.write_text(json.dumps(record))
+    assert "All runs: iterations = 16384, rate = 0.1, sha256 = 0123456789ab…." in text()
+    stated = book / "book" / "deviations_toy.yaml"
+    plain = stated.read_text()
+    stated.write_text(plain + "shown: [rate]\n")
+    assert "All runs: rate = 0.1; 2 more settings are in the records." in text()
+    stated.write_text(plain + "shown: [speed]\n")
+    with pytest.raises(ValueError, match=r"shown must name settings .* got \['speed'\]"):
+        write_pages("--root", book)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
