@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lipnb.bounds.chain import slope_range
+from lipnb.bounds.network import _check_forward, _flat
 from lipnb.models.groupsort import GroupSort
 
 __all__ = ["as_dense"]
@@ -48,7 +49,8 @@ def as_dense(network: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequentia
     Raises
     ------
     TypeError
-        If the network holds another layer, or batch normalisation is in training mode.
+        If the network holds another layer, batch normalisation is in training mode, or a module
+        computes something else than its class does in torch (`read_layers`).
     ValueError
         If the shape does not fit, or a matrix would have more than 2^26 entries.
 
@@ -76,6 +78,7 @@ def as_dense(network: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequentia
     pending: list[nn.Module] = []
     start = shape
     for module in _flat(network):
+        _check_forward(module)
         if _is_idle(module):
             continue
         if _is_affine(module):
@@ -95,19 +98,6 @@ def as_dense(network: nn.Sequential, input_shape: Sequence[int]) -> nn.Sequentia
     return nn.Sequential(*result)
 
 
-def _flat(network: nn.Sequential) -> list[nn.Module]:
-    """Return the layers of nested Sequentials one after the other."""
-    if type(network).forward is not nn.Sequential.forward:
-        raise TypeError(
-            "network must run its layers one after the other; got the subclass "
-            f"{type(network).__name__} of nn.Sequential with a forward of its own"
-        )
-    layers: list[nn.Module] = []
-    for module in network:
-        layers += _flat(module) if isinstance(module, nn.Sequential) else [module]
-    return layers
-
-
 def _is_idle(module: nn.Module) -> bool:
     """Whether a layer does nothing: identity, or dropout that is switched off."""
     dropout = isinstance(module, (nn.Dropout, nn.Dropout2d)) and not module.training
@@ -123,13 +113,7 @@ def _is_affine(module: nn.Module) -> bool:
                 "call network.eval()"
             )
         return True
-    if not isinstance(module, (*LINEAR, nn.Linear)):
-        return False
-    if type(module).forward not in [kind.forward for kind in (*LINEAR, nn.Linear)]:
-        raise TypeError(
-            f"layers must be those of torch; got {type(module).__name__} with a forward of its own"
-        )
-    return True
+    return isinstance(module, (*LINEAR, nn.Linear))
 
 
 def _apply(layers: Sequence[nn.Module], x: Tensor) -> Tensor:

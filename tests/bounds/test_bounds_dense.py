@@ -121,7 +121,11 @@ def test_layers_with_a_forward_of_their_own_are_refused() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x).relu()
 
-    for layer in (Residual(nn.Linear(4, 4)), Rectified(4, 4)):
+    class Steep(nn.ReLU):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 5 * super().forward(x)
+
+    for layer in (Residual(nn.Linear(4, 4)), Rectified(4, 4), Steep()):
         network = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), nn.Linear(4, 1))
         with pytest.raises(TypeError, match=f"{type(layer).__name__}.* forward of its own"):
             as_dense(network, (1, 2, 2))
