@@ -27,6 +27,12 @@ def network(outputs=1):
         )
 
 
+@pytest.fixture(autouse=True)
+def no_earlier_compilations():
+    """Torch counts compilations over a whole process, and beyond eight it runs uncompiled."""
+    torch.compiler.reset()
+
+
 @pytest.fixture(scope="module")
 def pair():
     """A network and its compiled view, which shares its parameters."""
